@@ -1,0 +1,1 @@
+"""raypose: distributed YOLO pose training on Ray."""

@@ -1,0 +1,28 @@
+"""The configuration of a run: one frozen, complete `RunConfig`, read from YAML and dotted overrides."""
+
+from raypose.config.load import dump_config, load_config
+from raypose.config.schema import (
+    AugmentConfig,
+    CheckpointConfig,
+    DataConfig,
+    ModelConfig,
+    RunConfig,
+    ScalingConfig,
+    TelemetryConfig,
+    TrainConfig,
+    ValConfig,
+)
+
+__all__ = [
+    "AugmentConfig",
+    "CheckpointConfig",
+    "DataConfig",
+    "ModelConfig",
+    "RunConfig",
+    "ScalingConfig",
+    "TelemetryConfig",
+    "TrainConfig",
+    "ValConfig",
+    "dump_config",
+    "load_config",
+]

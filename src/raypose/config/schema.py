@@ -1,0 +1,223 @@
+"""Every setting of a run, its type, range and default. Hyperparameters keep Ultralytics' names and defaults.
+
+Nothing here imports torch or Ray: a configuration is complete and checked before either starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+Gain = Annotated[float, Field(ge=0.0)]
+
+STRIDE = 32
+"""Pixels: every YOLO pose model wants image sides that are multiples of its largest stride."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+    )
+
+
+class ModelConfig(_Section):
+    architecture: str = Field(default="yolo11n-pose", pattern=r"^yolo(v8|11|12|26)[nslmx]-pose$")
+    """A pose architecture that Ultralytics ships: yolov8, yolo11, yolo12 or yolo26, sizes n to x."""
+    pretrained: str | None = None
+    """Where the weights start: an Ultralytics `.pt`, or a raypose run or checkpoint. None starts from scratch."""
+
+
+class DataConfig(_Section):
+    train: str
+    """Folder of the training shard set, as `raypose data build` or `data import` wrote it."""
+    val: str
+    """Folder of the validation shard set."""
+    shuffle_window: Annotated[int, Field(ge=1)] = 8192
+    """Samples shuffled together. Larger mixes more, smaller keeps fewer shards open at a time."""
+    max_bad_fraction: Fraction = 0.0
+    """Share of the samples whose image may fail to decode before the run stops. Skipped samples are counted."""
+    loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """Loader processes for each worker. `auto`: none on CPU, where they would only take cores from training."""
+
+
+class TrainConfig(_Section):
+    epochs: Annotated[int, Field(ge=1)] = 100
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Images of one global batch, all workers together."""
+    imgsz: Annotated[int, Field(ge=STRIDE)] = 640
+    """Side of the square training image in pixels, a multiple of 32."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    deterministic: bool = True
+    """Ask torch for deterministic kernels. Resuming bit for bit depends on it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """`auto` is bfloat16 autocast where the hardware multiplies it natively, else float32."""
+    optimizer: Literal["auto", "SGD", "MuSGD", "Adam", "AdamW"] = "auto"
+    """`auto` chooses optimizer, lr0 and momentum by Ultralytics' rule; lr0 and momentum below are then unused."""
+    lr0: Annotated[float, Field(gt=0.0)] = 0.01
+    """Initial learning rate."""
+    lrf: Annotated[float, Field(gt=0.0, le=1.0)] = 0.01
+    """Final learning rate as a fraction of lr0."""
+    cos_lr: bool = False
+    """Cosine schedule from lr0 to lr0*lrf instead of a straight line."""
+    momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.937
+    """SGD momentum, or Adam's beta1."""
+    weight_decay: Gain = 0.0005
+    warmup_epochs: Gain = 3.0
+    warmup_momentum: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.8
+    warmup_bias_lr: Gain = 0.1
+    nbs: Annotated[int, Field(ge=1)] = 64
+    """Nominal batch size: gradients add up over about nbs/batch batches before an optimizer step."""
+    clip_norm: Annotated[float, Field(gt=0.0)] = 10.0
+    """Largest gradient norm; longer gradients are scaled down to it."""
+    ema_decay: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.9999
+    ema_tau: Annotated[float, Field(gt=0.0)] = 2000.0
+    """The weights' moving average uses ema_decay * (1 - exp(-updates / ema_tau))."""
+    box: Gain = 7.5
+    cls: Gain = 0.5
+    dfl: Gain = 1.5
+    pose: Gain = 12.0
+    kobj: Gain = 1.0
+    rle: Gain = 1.0
+    freeze: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 0
+    """Freeze the first N layers, or the layers of this list."""
+    multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
+    """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
+    patience: Annotated[int, Field(ge=0)] = 100
+    """Stop after this many epochs without a better `checkpoint.best_metric`. 0 never stops early."""
+
+    @model_validator(mode="after")
+    def _check_imgsz(self) -> TrainConfig:
+        if self.imgsz % STRIDE:
+            raise ValueError(f"imgsz {self.imgsz} is no multiple of {STRIDE}; use {_nearest_multiple(self.imgsz)}")
+        return self
+
+
+class AugmentConfig(_Section):
+    mosaic: Fraction = 1.0
+    """Probability that a training image is a mosaic of four."""
+    close_mosaic: Annotated[int, Field(ge=0)] = 10
+    """Epochs at the end that train without mosaic."""
+    degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
+    translate: Fraction = 0.1
+    scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
+    shear: Annotated[float, Field(ge=0.0, lt=90.0)] = 0.0
+    perspective: Annotated[float, Field(ge=0.0, le=0.001)] = 0.0
+    hsv_h: Fraction = 0.015
+    hsv_s: Fraction = 0.7
+    hsv_v: Fraction = 0.4
+    flipud: Fraction = 0.0
+    fliplr: Fraction = 0.5
+
+
+class ScalingConfig(_Section):
+    workers: Annotated[int, Field(ge=1)] = 1
+    """Ray Train workers, each one process of the data-parallel group."""
+    virtual_workers: Annotated[int, Field(ge=1)] | None = None
+    """Equal parts of a global batch, shared out over the workers. Fixes the recipe: a run with the same number
+    of virtual workers is the same run on any number of workers. None means as many as `workers`."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA when the Ray cluster (or, without Ray, this machine) has GPUs, else CPU."""
+    cpus_per_worker: Annotated[float, Field(gt=0.0)] | None = None
+    """Ray CPUs reserved for each worker. None divides the CPUs of a local Ray among the workers, at least 1."""
+
+    @property
+    def lanes(self) -> int:
+        """The number of virtual workers that applies."""
+        return self.virtual_workers or self.workers
+
+    @model_validator(mode="after")
+    def _check_virtual_workers(self) -> ScalingConfig:
+        if self.lanes < self.workers:
+            raise ValueError(
+                f"{self.workers} workers cannot share {self.lanes} virtual workers;"
+                f" set virtual_workers to {self.workers} or more, or use fewer workers"
+            )
+        return self
+
+
+class CheckpointConfig(_Section):
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    every_steps: Annotated[int, Field(ge=1)] | None = None
+    """Also save after every so many optimizer batches within an epoch."""
+    keep_last: Annotated[int, Field(ge=1)] = 2
+    keep_best: Annotated[int, Field(ge=0)] = 1
+    best_metric: str = "pose_ap"
+    """Validation metric that says which checkpoint is best and when to stop early; higher is better."""
+
+
+class ValConfig(_Section):
+    every_epochs: Annotated[int, Field(ge=1)] = 1
+    """Validate after every so many epochs, and always after the last."""
+    batch: Annotated[int, Field(ge=1)] = 16
+    """Images that one worker predicts at a time."""
+    conf: Fraction = 0.001
+    """Predictions below this confidence are dropped before AP is measured."""
+    iou: Fraction = 0.7
+    """Non-maximum suppression drops boxes that overlap a better one by more than this IoU."""
+    max_det: Annotated[int, Field(ge=1)] = 300
+    """Most people predicted in one image. COCO's keypoint AP looks at the best 20."""
+    pictures: Annotated[int, Field(ge=0)] = 8
+    """Validation images drawn with true and predicted skeletons at the end of the run."""
+
+
+class TelemetryConfig(_Section):
+    tensorboard: bool = True
+    """Write TensorBoard event files below the run."""
+    log_every_steps: Annotated[int, Field(ge=1)] = 10
+    """Steps between two lines of `metrics.jsonl` and two refreshes of the progress display."""
+
+
+class RunConfig(_Section):
+    """A whole training run."""
+
+    name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """The run's folder below `storage`."""
+    storage: str = "runs"
+    """Folder that receives the run."""
+    model: ModelConfig = ModelConfig()
+    data: DataConfig
+    train: TrainConfig = TrainConfig()
+    augment: AugmentConfig = AugmentConfig()
+    scaling: ScalingConfig = ScalingConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    val: ValConfig = ValConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @model_validator(mode="after")
+    def _check_batch(self) -> RunConfig:
+        lanes = self.scaling.lanes
+        if self.train.batch % lanes:
+            lower = self.train.batch // lanes * lanes
+            choices = f"{lower} or {lower + lanes}" if lower else f"{lanes}"
+            raise ValueError(
+                f"train.batch {self.train.batch} cannot be divided among {lanes} virtual workers"
+                f" (scaling.virtual_workers, by default scaling.workers); use {choices}"
+            )
+        return self
+
+    @property
+    def micro_batch(self) -> int:
+        """Images of one virtual worker in one step."""
+        return self.train.batch // self.scaling.lanes
+
+    def recipe_digest(self) -> str:
+        """SHA-256 of what decides the weights: a checkpoint resumes only under the recipe it was made with."""
+        recipe = self.model_dump(
+            mode="json",
+            include={
+                "model": True,
+                "train": True,
+                "augment": True,
+                "data": {"shuffle_window"},
+            },
+        )
+        recipe["virtual_workers"] = self.scaling.lanes
+        return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
+
+
+def _nearest_multiple(pixels: int) -> int:
+    return max(STRIDE, round(pixels / STRIDE) * STRIDE)

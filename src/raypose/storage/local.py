@@ -1,0 +1,108 @@
+"""Objects as files below a folder. Writes go to a temporary neighbour, are flushed to disk and then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from raypose.errors import StorageError
+from raypose.storage.base import StoredObject, check_key
+
+_PARTIAL = ".partial-"
+
+
+class LocalStore:
+    """An ObjectStore on a local or mounted file system."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.expanduser().absolute()
+        self.url = str(self.root)
+
+    def read(self, key: str) -> bytes:
+        try:
+            return self._path(key).read_bytes()
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+
+    def write(self, key: str, content: bytes) -> None:
+        with self._replacing(key) as temporary:
+            temporary.write_bytes(content)
+
+    def upload(self, path: Path, key: str) -> None:
+        with self._replacing(key) as temporary:
+            shutil.copyfile(path, temporary)
+
+    def download(self, key: str, path: Path) -> None:
+        target = LocalStore(path.parent)
+        with target._replacing(path.name) as temporary:
+            shutil.copyfile(self._path(key), temporary)
+
+    def exists(self, key: str) -> bool:
+        return self._path(key).is_file()
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        if not self.root.is_dir():
+            return
+        start = self.root / prefix.rpartition("/")[0]
+        found = []
+        for folder, _, names in os.walk(start):
+            for name in names:
+                path = Path(folder, name)
+                key = path.relative_to(self.root).as_posix()
+                if key.startswith(prefix) and not name.startswith(_PARTIAL):
+                    found.append(StoredObject(key, path.stat().st_size))
+        yield from sorted(found, key=lambda entry: entry.key)
+
+    def delete(self, keys: Iterable[str]) -> None:
+        for key in keys:
+            path = self._path(key)
+            try:
+                path.unlink(missing_ok=True)
+                self._remove_empty_folders(path.parent)
+            except OSError as error:
+                raise self._failure("delete", key, error) from error
+
+    def child(self, prefix: str) -> LocalStore:
+        return LocalStore(self._path(prefix))
+
+    def _path(self, key: str) -> Path:
+        return self.root / check_key(key)
+
+    @contextlib.contextmanager
+    def _replacing(self, key: str) -> Iterator[Path]:
+        path = self._path(key)
+        temporary: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
+            os.close(descriptor)
+            temporary = Path(name)
+            yield temporary
+            _flush_to_disk(temporary)
+            temporary.chmod(0o644)
+            temporary.replace(path)
+        except OSError as error:
+            raise self._failure("write", key, error) from error
+        finally:
+            if temporary is not None:
+                temporary.unlink(missing_ok=True)
+
+    def _remove_empty_folders(self, folder: Path) -> None:
+        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+
+    def _failure(self, verb: str, key: str, error: OSError) -> StorageError:
+        return StorageError(f"{self.root / key}: cannot {verb}: {error.strerror or error}")
+
+
+def _flush_to_disk(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
