@@ -1,0 +1,1 @@
+"""The one layer that knows Ultralytics: models, losses, optimizers, weights, decoding and export."""
