@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pickle
+import time
+import tracemalloc
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypose.data.plan import Plan, SampleRef, sample_rng
+from raypose.errors import ConfigError, DataError
+
+SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any)
+
+
+@st.composite
+def plans(draw: st.DrawFn) -> Plan:
+    lanes = draw(st.integers(1, 5))
+    return Plan(
+        draw(SIZES),
+        seed=draw(st.integers(0, 2**40)),
+        batch=lanes * draw(st.integers(1, 6)),
+        lanes=lanes,
+        window=draw(st.integers(1, 20)),
+    )
+
+
+def read(plan: Plan, first: int, last: int) -> list[SampleRef]:
+    return [ref for step in range(first, last) for lane in range(plan.lanes) for ref in plan.references(step, lane)]
+
+
+def every_sample(sizes: list[int]) -> set[tuple[int, int]]:
+    return {(shard, index) for shard, size in enumerate(sizes) for index in range(size)}
+
+
+@given(SIZES, st.integers(0, 99), st.integers(1, 5), st.integers(1, 6), st.integers(1, 20))
+def test_every_epoch_holds_every_sample_once(
+    sizes: list[int], seed: int, lanes: int, micro_batch: int, window: int
+) -> None:
+    plan = Plan(sizes, seed=seed, batch=lanes * micro_batch, lanes=lanes, window=window)
+    seen = Counter((ref.epoch, ref.shard, ref.index) for ref in read(plan, 0, plan.steps_of(3)))
+    assert set(seen.values()) == {1}
+    for epoch in range(3):
+        assert {(shard, index) for e, shard, index in seen if e == epoch} == every_sample(sizes)
+
+
+@given(plans(), st.integers(0, 5))
+def test_an_epoch_is_complete_at_its_end_step_and_not_before(plan: Plan, epoch: int) -> None:
+    end = plan.epoch_end_step(epoch)
+    assert end == -(-(epoch + 1) * plan.samples // plan.batch)
+    assert plan.epochs_completed(end) >= epoch + 1
+    assert plan.epochs_completed(end - 1) <= epoch
+    assert end == plan.steps_of(epoch + 1)
+
+
+@given(plans(), st.integers(1, 12))
+def test_lanes_share_every_prefix_of_epochs_to_within_one_sample(plan: Plan, epochs: int) -> None:
+    counts = [
+        sum(ref.epoch < epochs for s in range(plan.steps_of(epochs)) for ref in plan.references(s, lane))
+        for lane in range(plan.lanes)
+    ]
+    total = epochs * plan.samples
+    assert counts == [-(-(total - lane) // plan.lanes) for lane in range(plan.lanes)]
+
+
+@given(plans(), st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4)), max_size=10))
+def test_random_access_equals_reading_in_order(plan: Plan, places: list[tuple[int, int]]) -> None:
+    in_order = {(step, lane): plan.references(step, lane) for step in range(31) for lane in range(plan.lanes)}
+    elsewhere = pickle.loads(pickle.dumps(plan))
+    for step, lane in places:
+        lane %= plan.lanes  # noqa: PLW2901
+        assert elsewhere.references(step, lane) == in_order[step, lane]
+
+
+@given(plans())
+def test_a_lane_does_not_depend_on_which_lanes_are_read_beside_it(plan: Plan) -> None:
+    alone = pickle.loads(pickle.dumps(plan))
+    together = [[plan.references(step, lane) for lane in range(plan.lanes)] for step in range(8)]
+    last = plan.lanes - 1
+    assert [alone.references(step, last) for step in range(8)] == [refs[last] for refs in together]
+
+
+@given(plans(), st.integers(0, 20), st.integers(0, 2**32))
+def test_partners_come_from_the_window_of_their_sample(plan: Plan, step: int, seed: int) -> None:
+    ref = plan.references(step, plan.lanes - 1)[0]
+    partners = plan.partners(ref, np.random.default_rng(seed), 3)
+    assert partners == plan.partners(ref, np.random.default_rng(seed), 3)
+    for partner in partners:
+        assert (partner.epoch, partner.lane, partner.window) == (ref.epoch, ref.lane, ref.window)
+    epoch_refs = read(plan, plan.epoch_end_step(ref.epoch - 1) - 1 if ref.epoch else 0, plan.epoch_end_step(ref.epoch))
+    assert set(partners) <= set(epoch_refs)
+
+
+def test_epochs_and_seeds_change_the_order() -> None:
+    sizes = [50] * 20
+    plan = Plan(sizes, seed=1, batch=100, lanes=2, window=64)
+    other = Plan(sizes, seed=2, batch=100, lanes=2, window=64)
+    first, second = ([(ref.shard, ref.index) for ref in read(plan, 10 * e, 10 * e + 10)] for e in (0, 1))
+    assert sorted(first) == sorted(second)
+    assert first != second
+    assert first != [(ref.shard, ref.index) for ref in read(other, 0, 10)]
+
+
+def test_the_order_is_the_one_that_earlier_versions_gave() -> None:
+    """A changed order would silently break the exact resume of every running training."""
+    plan = Plan([3, 1, 4], seed=7, batch=4, lanes=2, window=3)
+    assert [(ref.epoch, ref.shard, ref.index) for ref in read(plan, 0, 3)] == [
+        *((0, 2, 0), (0, 0, 2), (0, 2, 3), (0, 1, 0)),
+        *((0, 2, 1), (0, 2, 2), (0, 0, 0), (0, 0, 1)),
+        *((1, 0, 1), (1, 0, 0), (1, 2, 1), (1, 2, 0)),
+    ]
+
+
+def test_a_lane_opens_few_shards_at_a_time() -> None:
+    plan = Plan([100] * 1000, seed=0, batch=64, lanes=4, window=400)
+    refs = [ref for step in range(25) for ref in plan.references(step, 1)]
+    assert len({ref.window for ref in refs}) <= 2
+    assert len({ref.shard for ref in refs}) <= 10
+
+
+def test_a_billion_samples_cost_less_than_a_millisecond_a_micro_batch() -> None:
+    tracemalloc.start()
+    plan = Plan([10_000] * 100_000, seed=3, batch=64 * 16, lanes=64, window=8192)
+    plan.references(plan.steps_of(2) - 1, 63)
+    start = time.perf_counter()
+    for step in range(5_000, 6_024):  # 1,024 micro-batches of 16: two windows
+        plan.references(step, 5)
+    seconds_each = (time.perf_counter() - start) / 1024
+    _, peak_bytes = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak_bytes < 50 * 2**20
+    assert seconds_each < 1e-3
+
+
+def test_sample_rng_differs_between_samples_and_epochs_only() -> None:
+    ref = SampleRef(epoch=1, shard=2, index=3, lane=0, window=0)
+    draws = {
+        sample_rng(seed, SampleRef(epoch, shard, index, 0, 0)).integers(2**60)
+        for seed, epoch, shard, index in [(0, 1, 2, 3), (1, 1, 2, 3), (0, 2, 2, 3), (0, 1, 3, 3), (0, 1, 2, 4)]
+    }
+    assert len(draws) == 5
+    elsewhere = SampleRef(epoch=1, shard=2, index=3, lane=7, window=5)
+    assert sample_rng(0, ref).random() == sample_rng(0, elsewhere).random()
+
+
+def test_a_batch_that_lanes_cannot_share_is_refused() -> None:
+    with pytest.raises(ConfigError, match="batch of 10 cannot be divided among 4 lanes"):
+        Plan([5], seed=0, batch=10, lanes=4, window=8)
+
+
+def test_shards_without_samples_are_refused() -> None:
+    with pytest.raises(DataError, match="2 shards hold no samples"):
+        Plan([0, 0], seed=0, batch=4, lanes=4, window=8)
