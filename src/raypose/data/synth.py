@@ -1,0 +1,249 @@
+"""Synthetic data set: articulated people on varied backgrounds, with exact labels and no download.
+
+Labels are as honest as hand-made ones: a keypoint is visible where the front-most painted pixel belongs to its own
+body part, hidden (1) where something else covers it, and unlabelled (0) outside the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.random import Generator, default_rng
+
+from raypose.data.figure import Colour, Figure, random_figure
+from raypose.errors import DataError
+from raypose.structures import COCO_PERSON, FloatArray, ImageArray, People, Sample
+
+_MIN_SIZE_PX = 64
+_OBJECT = 255
+_PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
+_ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
+
+
+def synthesize(count: int, seed: int, size_px: int) -> Iterator[Sample]:
+    """`count` images whose long side is `size_px`, with 0 to 4 COCO people each.
+
+    Image i depends on `seed`, i and `size_px` only, so a longer data set begins with the shorter one.
+    """
+    if count < 0 or seed < 0 or size_px < _MIN_SIZE_PX:
+        raise DataError(
+            f"synthetic data: count {count}, seed {seed}, size_px {size_px};"
+            f" count and seed start at 0 and images at {_MIN_SIZE_PX} px"
+        )
+    for index in range(count):
+        yield _sample(default_rng([seed, index]), f"synth-{index:06d}", size_px)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where a figure stands: pixels for one body height, and the pixel of its origin."""
+
+    figure: Figure
+    scale_px: float
+    origin_xy: tuple[float, float]
+
+    @property
+    def box_xyxy(self) -> FloatArray:
+        return np.asarray(self.figure.bounds_xyxy, np.float32) * self.scale_px + np.tile(self.origin_xy, 2)
+
+
+def _sample(rng: Generator, sample_id: str, size_px: int) -> Sample:
+    across, down = _ASPECTS[rng.integers(len(_ASPECTS))]
+    width, height = size_px * across // max(across, down), size_px * down // max(across, down)
+    canvas_HW3 = _background(rng, width, height)
+    people = _paint_people(rng, canvas_HW3, _place_figures(rng, width, height))
+    image_HW3 = _camera(rng, canvas_HW3)
+    quality = int(rng.integers(82, 96))
+    encoded = cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    return Sample(sample_id, encoded.tobytes(), width, height, people)
+
+
+def _place_figures(rng: Generator, width: int, height: int) -> list[_Place]:
+    """People side by side who overlap at most moderately, the farthest first."""
+    wanted = int(rng.choice(len(_PEOPLE_CHANCES), p=_PEOPLE_CHANCES))
+    slots = rng.permutation(wanted)
+    places: list[_Place] = []
+    for slot in slots:
+        for _ in range(6):
+            place = _place_one(rng, width, height, (slot + rng.uniform(0.2, 0.8)) / wanted, wanted)
+            if all(_overlap(place.box_xyxy, other.box_xyxy) < 0.4 for other in places):
+                places.append(place)
+                break
+    return sorted(places, key=lambda place: float(place.box_xyxy[3]))
+
+
+def _place_one(rng: Generator, width: int, height: int, across: float, people: int) -> _Place:
+    figure = random_figure(rng)
+    left, top, right, bottom = figure.bounds_xyxy
+    smallest, largest = ((0.5, 0.92), (0.5, 0.92), (0.45, 0.85), (0.38, 0.72), (0.35, 0.65))[people]
+    size = rng.uniform(smallest, largest)
+    scale_px = min(size * height / 1.04, 1.3 * width / (right - left) / max(people, 1) ** 0.5)
+    tall_px = (bottom - top) * scale_px
+    # The nearer (larger) a person, the lower the feet: the ground is seen from above.
+    ground_px = height - rng.uniform(0.02, 0.35) * max(height - tall_px, 0.0)
+    if rng.random() < 0.15:
+        scale_px *= rng.uniform(1.1, 1.5)
+        ground_px = height + rng.uniform(0.05, 0.4) * tall_px
+    half_px = (right - left) * scale_px / 2
+    centre_px = across * width
+    if rng.random() > 0.12:  # most people are wholly inside from left to right
+        centre_px = float(np.clip(centre_px, min(half_px, width / 2), max(width - half_px, width / 2)))
+    origin_x, origin_y = centre_px - (left + right) / 2 * scale_px, ground_px - bottom * scale_px
+    return _Place(figure, scale_px, (origin_x, origin_y))
+
+
+def _overlap(first_xyxy: FloatArray, second_xyxy: FloatArray) -> float:
+    """Shared area as a part of the smaller box."""
+    low, high = np.maximum(first_xyxy[:2], second_xyxy[:2]), np.minimum(first_xyxy[2:], second_xyxy[2:])
+    areas = [float(np.prod(box[2:] - box[:2])) for box in (first_xyxy, second_xyxy)]
+    return float(np.prod(np.maximum(high - low, 0))) / min(areas)
+
+
+def _paint_people(rng: Generator, canvas_HW3: ImageArray, places: list[_Place]) -> People:
+    """Paint from far to near, then read the labels off what was painted."""
+    owner_HW = np.zeros(canvas_HW3.shape[:2], np.uint8)
+    object_after = int(rng.integers(len(places))) if places and rng.random() < 0.25 else -1
+    part_NHW = []
+    for number, place in enumerate(places):
+        _shadow(canvas_HW3, place)
+        part_HW = place.figure.paint(canvas_HW3, place.scale_px, place.origin_xy)
+        owner_HW[part_HW > 0] = number + 1
+        part_NHW.append(part_HW)
+        if number == object_after:
+            _paint_object(rng, canvas_HW3, owner_HW, place.box_xyxy)
+    labelled = [
+        _label(place, part_HW, owner_HW == number + 1)
+        for number, (place, part_HW) in enumerate(zip(places, part_NHW, strict=True))
+        if part_HW.any()
+    ]
+    if not labelled:
+        return People.empty(COCO_PERSON.keypoints)
+    boxes, keypoints, areas = zip(*labelled, strict=True)
+    keypoints_NK3 = np.stack(keypoints)
+    count = len(labelled)
+    return People(
+        np.array(boxes, np.float32),
+        keypoints_NK3,
+        np.zeros(count, np.int64),
+        np.array(areas, np.float32),
+        # Nobody can find a person who shows no keypoint at all.
+        ~(keypoints_NK3[:, :, 2] == 2).any(axis=1),
+        np.zeros(count, np.bool_),
+    )
+
+
+def _label(
+    place: _Place, part_HW: ImageArray, shows_HW: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+) -> tuple[tuple[int, int, int, int], FloatArray, int]:
+    """Box, keypoints and area of one painted person."""
+    height, width = part_HW.shape
+    x, y, wide, high = cv2.boundingRect(part_HW)
+    keypoints_K3 = np.zeros((COCO_PERSON.keypoints, 3), np.float32)
+    point_K2 = place.figure.keypoints_K2 * np.float32(place.scale_px) + np.asarray(place.origin_xy, np.float32)
+    for keypoint, (point_x, point_y) in enumerate(point_K2):
+        if 0 <= point_x < width and 0 <= point_y < height:
+            pixel = int(point_y), int(point_x)
+            visible = shows_HW[pixel] and place.figure.visible(keypoint, int(part_HW[pixel]))
+            keypoints_K3[keypoint] = point_x, point_y, 2 if visible else 1
+    return (x, y, x + wide, y + high), keypoints_K3, cv2.countNonZero(part_HW)
+
+
+def _background(rng: Generator, width: int, height: int) -> ImageArray:
+    """Wall or sky above, ground below, some clutter, all softer than the people."""
+    tones = rng.integers(60, 225, (2, 2, 3)).astype(np.float32)
+    tones += (tones.mean(-1, keepdims=True) - tones) * np.float32(rng.uniform(0.2, 0.8))
+    horizon = int(height * rng.uniform(0.45, 0.85))
+    canvas_HW3 = np.empty((height, width, 3), np.uint8)
+    for (start, stop), tone in zip(((0, horizon), (horizon, height)), tones, strict=True):
+        canvas_HW3[start:stop] = np.linspace(tone[0], tone[1], stop - start, dtype=np.float32)[:, None]
+    kind = rng.integers(4)
+    if kind == 1:
+        _stripes(rng, canvas_HW3)
+    elif kind >= 2:
+        _clutter(rng, canvas_HW3)
+    if rng.random() < 0.5:
+        blur_px = max(1, round(width * rng.uniform(0.005, 0.03)))
+        canvas_HW3 = cv2.blur(canvas_HW3, (blur_px, blur_px))
+    cells = rng.integers(3, 24)
+    patches = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
+    texture_HW3 = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
+    strength = rng.uniform(0.03, 0.22)
+    return np.asarray(cv2.addWeighted(canvas_HW3, 1 - strength, texture_HW3, strength, 0), np.uint8)
+
+
+def _stripes(rng: Generator, canvas_HW3: ImageArray) -> None:
+    height, width = canvas_HW3.shape[:2]
+    step_px = max(4, int(width * rng.uniform(0.04, 0.15)))
+    tone, slant_px = _tone(rng), int(rng.integers(-width, width) * 0.3)
+    for x in range(-width, 2 * width, 2 * step_px):
+        corners = np.array([(x, 0), (x + step_px, 0), (x + step_px + slant_px, height), (x + slant_px, height)])
+        cv2.fillConvexPoly(canvas_HW3, corners, tone, cv2.LINE_AA)
+
+
+def _clutter(rng: Generator, canvas_HW3: ImageArray) -> None:
+    """Boxes, discs and triangles, such as windows, furniture and trees might be."""
+    height, width = canvas_HW3.shape[:2]
+    for _ in range(rng.integers(3, 14)):
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        wide, high = (int(side * rng.uniform(0.04, 0.35)) for side in (width, height))
+        kind = rng.integers(3)
+        if kind == 0:
+            cv2.rectangle(canvas_HW3, (x, y), (x + wide, y + high), _tone(rng), cv2.FILLED)
+        elif kind == 1:
+            cv2.ellipse(canvas_HW3, (x, y), (wide // 2, high // 2), 0, 0, 360, _tone(rng), cv2.FILLED, cv2.LINE_AA)
+        else:
+            corners = np.array([(x, y), (x + wide, y + high), (x - wide // 2, y + high)])
+            cv2.fillConvexPoly(canvas_HW3, corners, _tone(rng), cv2.LINE_AA)
+
+
+def _shadow(canvas_HW3: ImageArray, place: _Place) -> None:
+    height, width = canvas_HW3.shape[:2]
+    left, _, right, bottom = place.box_xyxy
+    radius_x, radius_y = int((right - left) * 0.45), max(1, int(place.scale_px * 0.035))
+    middle = int((left + right) / 2), int(bottom - radius_y)
+    x0, x1 = np.clip((middle[0] - radius_x, middle[0] + radius_x + 1), 0, width)
+    y0, y1 = np.clip((middle[1] - radius_y, middle[1] + radius_y + 1), 0, height)
+    if x0 < x1 and y0 < y1:
+        patch = canvas_HW3[y0:y1, x0:x1]
+        dark = patch.copy()
+        centre = middle[0] - int(x0), middle[1] - int(y0)
+        cv2.ellipse(dark, centre, (radius_x, radius_y), 0, 0, 360, (20, 20, 24), cv2.FILLED, cv2.LINE_AA)
+        patch[:] = cv2.addWeighted(patch, 0.6, dark, 0.4, 0)
+
+
+def _paint_object(rng: Generator, canvas_HW3: ImageArray, owner_HW: ImageArray, box_xyxy: FloatArray) -> None:
+    """A post, crate or bush that hides a part of the person in `box_xyxy`."""
+    left, top, right, bottom = (float(edge) for edge in box_xyxy)
+    wide, high = right - left, bottom - top
+    kind, tone = rng.integers(3), _tone(rng)
+    for target, colour in ((canvas_HW3, tone), (owner_HW, _OBJECT)):
+        if kind == 0:
+            x = int(left + wide * 0.3)
+            corner = (x, 0), (x + max(2, int(wide * 0.16)), canvas_HW3.shape[0])
+            cv2.rectangle(target, *corner, colour, cv2.FILLED)
+        elif kind == 1:
+            corner = (
+                (int(left - wide * 0.1), int(bottom - high * 0.2)),
+                (int(left + wide * 0.7), int(bottom + high * 0.02)),
+            )
+            cv2.rectangle(target, *corner, colour, cv2.FILLED)
+        else:
+            centre, axes = (int(right - wide * 0.2), int(bottom - high * 0.06)), (int(wide * 0.4), int(high * 0.16))
+            cv2.ellipse(target, centre, axes, 0, 0, 360, colour, cv2.FILLED)
+
+
+def _camera(rng: Generator, canvas_HW3: ImageArray) -> ImageArray:
+    """Exposure and sensor noise."""
+    gain, offset, grain = rng.uniform(0.85, 1.1), rng.uniform(-12, 12), int(rng.integers(3, 12))
+    noise_HW3 = rng.integers(0, 2 * grain + 1, canvas_HW3.shape, dtype=np.uint8)
+    return np.asarray(cv2.addWeighted(canvas_HW3, gain, noise_HW3, 1.0, offset - grain), np.uint8)
+
+
+def _tone(rng: Generator) -> Colour:
+    """A muted colour, so that clothes stand out."""
+    grey = rng.integers(50, 220)
+    red, green, blue = np.clip(grey + rng.integers(-35, 36, 3), 0, 255).tolist()
+    return red, green, blue
