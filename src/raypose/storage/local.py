@@ -45,16 +45,11 @@ class LocalStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        if not self.root.is_dir():
-            return
-        start = self.root / prefix.rpartition("/")[0]
-        found = []
-        for folder, _, names in os.walk(start):
-            for name in names:
-                path = Path(folder, name)
-                key = path.relative_to(self.root).as_posix()
-                if key.startswith(prefix) and not name.startswith(_PARTIAL):
-                    found.append(StoredObject(key, path.stat().st_size))
+        start = self.root / check_key(prefix).rpartition("/")[0] if prefix else self.root
+        try:
+            found = [entry for entry in self._walk(start) if entry.key.startswith(prefix)]
+        except OSError as error:
+            raise self._failure("list", prefix, error) from error
         yield from sorted(found, key=lambda entry: entry.key)
 
     def delete(self, keys: Iterable[str]) -> None:
@@ -62,15 +57,24 @@ class LocalStore:
             path = self._path(key)
             try:
                 path.unlink(missing_ok=True)
-                self._remove_empty_folders(path.parent)
             except OSError as error:
                 raise self._failure("delete", key, error) from error
+            self._remove_empty_folders(path.parent)
 
     def child(self, prefix: str) -> LocalStore:
         return LocalStore(self._path(prefix))
 
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
+
+    def _walk(self, start: Path) -> Iterator[StoredObject]:
+        for folder, _, names in os.walk(start, onerror=_raise_unless_absent):
+            for name in names:
+                path = Path(folder, name)
+                if name.startswith(_PARTIAL):
+                    continue
+                with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
+                    yield StoredObject(path.relative_to(self.root).as_posix(), path.stat().st_size)
 
     @contextlib.contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
@@ -85,6 +89,7 @@ class LocalStore:
             _flush_to_disk(temporary)
             temporary.chmod(0o644)
             temporary.replace(path)
+            _flush_to_disk(path.parent)  # the new name, too, must survive a power cut
         except OSError as error:
             raise self._failure("write", key, error) from error
         finally:
@@ -92,12 +97,21 @@ class LocalStore:
                 temporary.unlink(missing_ok=True)
 
     def _remove_empty_folders(self, folder: Path) -> None:
-        while folder != self.root and folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()
-            folder = folder.parent
+        # Whether a folder is empty is for rmdir to say: asking first would race with writers.
+        with contextlib.suppress(OSError):
+            while folder != self.root:
+                folder.rmdir()
+                folder = folder.parent
 
     def _failure(self, verb: str, key: str, error: OSError) -> StorageError:
-        return StorageError(f"{self.root / key}: cannot {verb}: {error.strerror or error}")
+        path = self.root / key
+        culprit = f" ({error.filename})" if error.filename and Path(error.filename) != path else ""
+        return StorageError(f"{path}: cannot {verb}: {error.strerror or error}{culprit}")
+
+
+def _raise_unless_absent(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _flush_to_disk(path: Path) -> None:
