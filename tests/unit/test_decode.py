@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+
+from raypose.errors import DataError
+from raypose.vision.decode import decode_rgb, header_size
+
+RED_LEFT = np.zeros((24, 40, 3), np.uint8)
+RED_LEFT[:, :20] = (0, 0, 255)  # BGR, as OpenCV encodes
+
+
+def encode(extension: str) -> bytes:
+    return cv2.imencode(extension, RED_LEFT)[1].tobytes()
+
+
+def with_exif_orientation(jpeg: bytes, orientation: int) -> bytes:
+    tiff = b"II*\0" + struct.pack("<IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+    segment = b"Exif\0\0" + tiff
+    return jpeg[:2] + b"\xff\xe1" + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".webp"])
+def test_images_come_out_as_contiguous_rgb(extension: str) -> None:
+    image = decode_rgb(encode(extension), "a picture")
+    assert image.shape == (24, 40, 3)
+    assert image.flags.c_contiguous
+    assert np.abs(image[12, 5].astype(int) - [255, 0, 0]).max() < 8
+    assert image[12, 35].max() < 8
+
+
+def test_an_exif_orientation_turns_the_image_upright() -> None:
+    image = decode_rgb(with_exif_orientation(encode(".jpg"), 6), "a portrait")  # 6: turn 90 degrees clockwise
+    assert image.shape == (40, 24, 3)
+    assert image[5, 12, 0] > 240
+    assert image[35, 12, 0] < 16
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+@pytest.mark.parametrize("reduce", [2, 4])
+def test_a_reduced_image_has_that_fraction_of_the_size(extension: str, reduce: int) -> None:
+    assert decode_rgb(encode(extension), "x", reduce=reduce).shape == (24 // reduce, 40 // reduce, 3)
+
+
+@pytest.mark.parametrize("content", [b"", b"not an image at all", encode(".png")[:40], encode(".jpg")[:100]])
+def test_bytes_that_are_no_image_are_refused_by_name(content: bytes) -> None:
+    with pytest.raises(DataError, match=r"shard-000001\.pkl sample 'a'.*do not decode"):
+        decode_rgb(content, "shard-000001.pkl sample 'a'")
+
+
+def test_a_header_that_promises_too_many_pixels_is_refused_before_decoding() -> None:
+    header = struct.pack(">IIBBBBB", 40_000, 40_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+    with pytest.raises(DataError, match=r"bomb\.png.*40000x40000 pixels"):
+        decode_rgb(b"\x89PNG\r\n\x1a\n" + chunk, "bomb.png")
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".png"])
+def test_the_header_tells_the_size_without_decoding(extension: str) -> None:
+    assert header_size(with_exif_orientation(encode(".jpg"), 6)) == (40, 24)
+    assert header_size(encode(extension)) == (40, 24)
