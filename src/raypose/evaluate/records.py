@@ -1,0 +1,145 @@
+"""Evaluation's own view of a data set: every person and every prediction of all images in flat float64 columns.
+
+Shape legend of this package: M labelled people, P predictions, Q pairs of a prediction and a person,
+K keypoints, T thresholds, R recall points, A area ranges, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from raypose.errors import DataError
+from raypose.structures import BoolArray, ImageResult, IntArray, People, Poses, Skeleton
+
+Float64Array = NDArray[np.float64]
+
+AREA_PER_BOX = 0.53
+"""Share of its box that a person covers, assumed where nobody measured the segment: the mean over COCO's people."""
+
+
+@dataclass(frozen=True, slots=True)
+class Truth:
+    """All labelled people. Images are numbered in the order of their ids.
+
+    `ignore_pose_M` and `ignore_box_M` are COCO's two rules: keypoint evaluation also ignores people without a
+    single labelled keypoint, whom box evaluation counts.
+    """
+
+    image_M: IntArray
+    class_M: IntArray
+    box_xyxy_M4: Float64Array
+    keypoints_MK3: Float64Array
+    area_M: Float64Array
+    ignore_pose_M: BoolArray
+    ignore_box_M: BoolArray
+    crowd_M: BoolArray
+
+    def __len__(self) -> int:
+        return len(self.image_M)
+
+    def labelled(self) -> BoolArray:
+        """Which keypoints somebody labelled, visible or hidden: shape (M, K)."""
+        labelled_MK: BoolArray = self.keypoints_MK3[:, :, 2] > 0
+        return labelled_MK
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All predictions, in the order in which they came. `area_P` decides the area range of a false positive."""
+
+    image_P: IntArray
+    class_P: IntArray
+    score_P: Float64Array
+    box_xyxy_P4: Float64Array
+    xy_PK2: Float64Array
+    area_P: Float64Array
+
+    def __len__(self) -> int:
+        return len(self.image_P)
+
+
+def collect(results: Sequence[ImageResult], skeleton: Skeleton, classes: int) -> tuple[Truth, Found]:
+    """Flatten results, sorted by image id, so that nothing downstream depends on the order of `results`.
+
+    Raises DataError for repeated ids and for keypoints or classes that do not fit.
+    """
+    ordered = sorted(results, key=lambda result: result.id)
+    for before, after in pairwise(ordered):
+        if before.id == after.id:
+            raise DataError(f"evaluation: image {after.id!r} appears twice; every image is counted once")
+    for result in ordered:
+        _check(result, skeleton.keypoints, classes)
+    people = [result.people for result in ordered]
+    poses = [result.poses for result in ordered]
+    return _truth(people, skeleton.keypoints), _found(poses, skeleton.keypoints)
+
+
+def box_area(box_xyxy_N4: Float64Array) -> Float64Array:
+    """Width times height of each box in square pixels."""
+    size_N2 = box_xyxy_N4[:, 2:] - box_xyxy_N4[:, :2]
+    area_N: Float64Array = size_N2[:, 0] * size_N2[:, 1]
+    return area_N
+
+
+def _check(result: ImageResult, keypoints: int, classes: int) -> None:
+    for label, part in (("labels", result.people), ("predictions", result.poses)):
+        if not len(part):
+            continue
+        if part.keypoints_NK3.shape[1] != keypoints:
+            raise DataError(
+                f"evaluation: {label} of image {result.id!r} have {part.keypoints_NK3.shape[1]} keypoints,"
+                f" the skeleton has {keypoints}; use the skeleton of the data set"
+            )
+        low, high = int(part.class_N.min()), int(part.class_N.max())
+        if low < 0 or high >= classes:
+            raise DataError(
+                f"evaluation: {label} of image {result.id!r} have class {low if low < 0 else high},"
+                f" expected 0..{classes - 1}; name every class of the data set"
+            )
+
+
+def _truth(people: Sequence[People], keypoints: int) -> Truth:
+    people = [People.empty(keypoints), *people]
+    box_xyxy_M4 = _column([one.box_xyxy_N4 for one in people])
+    keypoints_MK3 = _column([one.keypoints_NK3.reshape(len(one), keypoints, 3) for one in people])
+    area_M = _column([one.area_N for one in people])
+    crowd_M = np.concatenate([one.crowd_N for one in people])
+    asked_M = np.concatenate([one.ignore_N for one in people]) | crowd_M
+    unlabelled_M = ~(keypoints_MK3[:, :, 2] > 0).any(axis=1)
+    return Truth(
+        image_M=_image_numbers(people),
+        class_M=np.concatenate([one.class_N for one in people]),
+        box_xyxy_M4=box_xyxy_M4,
+        keypoints_MK3=keypoints_MK3,
+        area_M=np.where(np.isnan(area_M), AREA_PER_BOX * box_area(box_xyxy_M4), area_M),
+        ignore_pose_M=asked_M | unlabelled_M,
+        ignore_box_M=crowd_M | (asked_M & ~unlabelled_M),
+        crowd_M=crowd_M,
+    )
+
+
+def _found(poses: Sequence[Poses], keypoints: int) -> Found:
+    nothing = People.empty(keypoints)
+    poses = [Poses(nothing.box_xyxy_N4, nothing.area_N, nothing.class_N, nothing.keypoints_NK3), *poses]
+    box_xyxy_P4 = _column([one.box_xyxy_N4 for one in poses])
+    return Found(
+        image_P=_image_numbers(poses),
+        class_P=np.concatenate([one.class_N for one in poses]),
+        score_P=_column([one.score_N for one in poses]),
+        box_xyxy_P4=box_xyxy_P4,
+        xy_PK2=_column([one.keypoints_NK3.reshape(len(one), keypoints, 3)[:, :, :2] for one in poses]),
+        area_P=box_area(box_xyxy_P4),
+    )
+
+
+def _image_numbers(parts: Sequence[People] | Sequence[Poses]) -> IntArray:
+    return np.repeat(np.arange(len(parts), dtype=np.int64), [len(part) for part in parts])
+
+
+def _column(parts: Sequence[NDArray[np.float32]]) -> Float64Array:
+    return np.concatenate(parts).astype(np.float64)

@@ -1,0 +1,28 @@
+"""The OKS sigmas that a skeleton brings, or what stands in for them, said aloud."""
+
+from __future__ import annotations
+
+import warnings
+from functools import cache
+
+import numpy as np
+
+from raypose.evaluate.records import Float64Array
+from raypose.structures import Skeleton
+
+
+def sigmas_of(skeleton: Skeleton) -> tuple[Float64Array, str | None]:
+    """Sigmas of each keypoint and, where the skeleton has none, a note about the 1/K that replaces them."""
+    if skeleton.sigmas is not None:
+        return np.array(skeleton.sigmas), None
+    note = (
+        f"skeleton of {skeleton.keypoints} keypoints has no OKS sigmas; used 1/{skeleton.keypoints} for each."
+        " OKS and AP then compare only with runs that did the same; state sigmas in dataset.yaml"
+    )
+    _warn_once(note)
+    return np.full(skeleton.keypoints, 1.0 / skeleton.keypoints), note
+
+
+@cache
+def _warn_once(note: str) -> None:
+    warnings.warn(note, UserWarning, stacklevel=4)
