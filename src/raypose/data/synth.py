@@ -13,14 +13,25 @@ import cv2
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from raypose.data.figure import Colour, Figure, random_figure
+from raypose.data.figure import Figure, random_figure
 from raypose.errors import DataError
-from raypose.structures import COCO_PERSON, FloatArray, ImageArray, People, Sample
+from raypose.structures import COCO_PERSON, BoolArray, FloatArray, ImageArray, People, Sample
 
 _MIN_SIZE_PX = 64
 _OBJECT = 255
 _PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
 _ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
+_SCENES = (  # RGB above and below the horizon
+    ((150, 190, 225), (110, 145, 80)),  # sky, meadow
+    ((170, 200, 220), (205, 185, 140)),  # sky, sand
+    ((185, 190, 195), (105, 105, 110)),  # overcast, asphalt
+    ((215, 205, 185), (150, 110, 75)),  # wall, wood
+    ((175, 195, 180), (130, 130, 125)),  # wall, concrete
+    ((120, 130, 145), (75, 80, 90)),  # hall
+    ((60, 70, 100), (50, 60, 55)),  # dusk
+    ((200, 170, 165), (165, 150, 145)),  # brick, paving
+    ((95, 130, 90), (140, 150, 95)),  # wood, lawn
+)
 
 
 def synthesize(count: int, seed: int, size_px: int) -> Iterator[Sample]:
@@ -47,7 +58,8 @@ class _Place:
 
     @property
     def box_xyxy(self) -> FloatArray:
-        return np.asarray(self.figure.bounds_xyxy, np.float32) * self.scale_px + np.tile(self.origin_xy, 2)
+        box_xyxy = np.array(self.figure.bounds_xyxy) * self.scale_px + np.tile(self.origin_xy, 2)
+        return np.asarray(box_xyxy, np.float32)
 
 
 def _sample(rng: Generator, sample_id: str, size_px: int) -> Sample:
@@ -109,6 +121,8 @@ def _paint_people(rng: Generator, canvas_HW3: ImageArray, places: list[_Place]) 
     part_NHW = []
     for number, place in enumerate(places):
         _shadow(canvas_HW3, place)
+        if place.figure.body.stance == "sit":
+            _seat(rng, canvas_HW3, owner_HW, place)
         part_HW = place.figure.paint(canvas_HW3, place.scale_px, place.origin_xy)
         owner_HW[part_HW > 0] = number + 1
         part_NHW.append(part_HW)
@@ -136,7 +150,7 @@ def _paint_people(rng: Generator, canvas_HW3: ImageArray, places: list[_Place]) 
 
 
 def _label(
-    place: _Place, part_HW: ImageArray, shows_HW: np.ndarray[tuple[int, ...], np.dtype[np.bool_]]
+    place: _Place, part_HW: ImageArray, shows_HW: BoolArray
 ) -> tuple[tuple[int, int, int, int], FloatArray, int]:
     """Box, keypoints and area of one painted person."""
     height, width = part_HW.shape
@@ -146,31 +160,32 @@ def _label(
     for keypoint, (point_x, point_y) in enumerate(point_K2):
         if 0 <= point_x < width and 0 <= point_y < height:
             pixel = int(point_y), int(point_x)
-            visible = shows_HW[pixel] and place.figure.visible(keypoint, int(part_HW[pixel]))
+            visible = shows_HW[pixel] and place.figure.shows(keypoint, int(part_HW[pixel]))
             keypoints_K3[keypoint] = point_x, point_y, 2 if visible else 1
     return (x, y, x + wide, y + high), keypoints_K3, cv2.countNonZero(part_HW)
 
 
 def _background(rng: Generator, width: int, height: int) -> ImageArray:
-    """Wall or sky above, ground below, some clutter, all softer than the people."""
-    tones = rng.integers(60, 225, (2, 2, 3)).astype(np.float32)
-    tones += (tones.mean(-1, keepdims=True) - tones) * np.float32(rng.uniform(0.2, 0.8))
+    """Wall or sky above, ground below, stripes or clutter, all softer than the people."""
+    above, below = _SCENES[rng.integers(len(_SCENES))]
     horizon = int(height * rng.uniform(0.45, 0.85))
     canvas_HW3 = np.empty((height, width, 3), np.uint8)
-    for (start, stop), tone in zip(((0, horizon), (horizon, height)), tones, strict=True):
-        canvas_HW3[start:stop] = np.linspace(tone[0], tone[1], stop - start, dtype=np.float32)[:, None]
+    for (start, stop), tone in (((0, horizon), above), ((horizon, height), below)):
+        ends = np.clip(np.array(tone) + rng.integers(-18, 19, 3) + rng.uniform(-35, 35, (2, 1)), 0, 255)
+        canvas_HW3[start:stop] = np.linspace(ends[0], ends[1], stop - start, dtype=np.float32)[:, None]
     kind = rng.integers(4)
     if kind == 1:
-        _stripes(rng, canvas_HW3)
+        _stripes(rng, canvas_HW3[:horizon])
     elif kind >= 2:
         _clutter(rng, canvas_HW3)
     if rng.random() < 0.5:
         blur_px = max(1, round(width * rng.uniform(0.005, 0.03)))
         canvas_HW3 = cv2.blur(canvas_HW3, (blur_px, blur_px))
-    cells = rng.integers(3, 24)
-    patches = rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8)
-    texture_HW3 = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
-    strength = rng.uniform(0.03, 0.22)
+    cells = int(rng.integers(4, 40))
+    patches = rng.integers(0, 256, (cells, cells), dtype=np.uint8)
+    texture_HW = cv2.resize(patches, (width, height), interpolation=cv2.INTER_CUBIC)
+    strength = rng.uniform(0.02, 0.16)
+    texture_HW3 = cv2.cvtColor(texture_HW, cv2.COLOR_GRAY2RGB)
     return np.asarray(cv2.addWeighted(canvas_HW3, 1 - strength, texture_HW3, strength, 0), np.uint8)
 
 
@@ -214,6 +229,15 @@ def _shadow(canvas_HW3: ImageArray, place: _Place) -> None:
         patch[:] = cv2.addWeighted(patch, 0.6, dark, 0.4, 0)
 
 
+def _seat(rng: Generator, canvas_HW3: ImageArray, owner_HW: ImageArray, place: _Place) -> None:
+    """A block to sit on."""
+    x, y = place.origin_xy
+    half_px, tone = 0.11 * place.scale_px, _tone(rng)
+    corners = (int(x - half_px), int(y + 0.05 * place.scale_px)), (int(x + half_px), int(place.box_xyxy[3]) - 1)
+    cv2.rectangle(canvas_HW3, *corners, tone, cv2.FILLED)
+    cv2.rectangle(owner_HW, *corners, _OBJECT, cv2.FILLED)
+
+
 def _paint_object(rng: Generator, canvas_HW3: ImageArray, owner_HW: ImageArray, box_xyxy: FloatArray) -> None:
     """A post, crate or bush that hides a part of the person in `box_xyxy`."""
     left, top, right, bottom = (float(edge) for edge in box_xyxy)
@@ -237,12 +261,13 @@ def _paint_object(rng: Generator, canvas_HW3: ImageArray, owner_HW: ImageArray, 
 
 def _camera(rng: Generator, canvas_HW3: ImageArray) -> ImageArray:
     """Exposure and sensor noise."""
-    gain, offset, grain = rng.uniform(0.85, 1.1), rng.uniform(-12, 12), int(rng.integers(3, 12))
-    noise_HW3 = rng.integers(0, 2 * grain + 1, canvas_HW3.shape, dtype=np.uint8)
+    gain, offset, grain = rng.uniform(0.85, 1.1), rng.uniform(-12, 12), int(rng.integers(2, 9))
+    noise_HW = rng.integers(0, 2 * grain + 1, canvas_HW3.shape[:2], dtype=np.uint8)
+    noise_HW3 = cv2.cvtColor(noise_HW, cv2.COLOR_GRAY2RGB)
     return np.asarray(cv2.addWeighted(canvas_HW3, gain, noise_HW3, 1.0, offset - grain), np.uint8)
 
 
-def _tone(rng: Generator) -> Colour:
+def _tone(rng: Generator) -> tuple[int, int, int]:
     """A muted colour, so that clothes stand out."""
     grey = rng.integers(50, 220)
     red, green, blue = np.clip(grey + rng.integers(-35, 36, 3), 0, 255).tolist()
