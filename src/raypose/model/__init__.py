@@ -1,1 +1,45 @@
 """The one layer that knows Ultralytics: models, losses, optimizers, weights, decoding and export."""
+
+from raypose.model.export import ExportFormat, ExportMetadata, export_model
+from raypose.model.optimizer import OptimizerChoice, accumulated_batches, build_optimizer, choose_optimizer
+from raypose.model.postprocess import RawPoses, select_poses
+from raypose.model.pretrained import TransferReport, load_model, load_pretrained
+from raypose.model.yolo import (
+    ModelSpec,
+    build_model,
+    compute_loss,
+    freeze_layers,
+    inference_view,
+    is_end2end,
+    loss_names,
+    save_ultralytics,
+    set_epoch,
+    set_train_mode,
+    targets_from_batch,
+)
+
+__all__ = [
+    "ExportFormat",
+    "ExportMetadata",
+    "ModelSpec",
+    "OptimizerChoice",
+    "RawPoses",
+    "TransferReport",
+    "accumulated_batches",
+    "build_model",
+    "build_optimizer",
+    "choose_optimizer",
+    "compute_loss",
+    "export_model",
+    "freeze_layers",
+    "inference_view",
+    "is_end2end",
+    "load_model",
+    "load_pretrained",
+    "loss_names",
+    "save_ultralytics",
+    "select_poses",
+    "set_epoch",
+    "set_train_mode",
+    "targets_from_batch",
+]

@@ -75,7 +75,7 @@ def build_model(spec: ModelSpec, train: TrainConfig, seed: int | None = None) ->
     model.task = "pose"
     model.nc = len(spec.class_names)
     model.names = dict(enumerate(spec.class_names))
-    model.kpt_names = dict.fromkeys(range(len(spec.class_names)), list(spec.skeleton.names))
+    model.kpt_names = {index: list(spec.skeleton.names) for index in range(len(spec.class_names))}
     model.kpt_oks_sigmas = None if spec.skeleton.sigmas is None else list(spec.skeleton.sigmas)
     model.args = get_cfg(overrides=_ultralytics_args(spec, train))
     built: nn.Module = model
@@ -87,7 +87,7 @@ def _ultralytics_args(spec: ModelSpec, train: TrainConfig) -> dict[str, Any]:
     return {"task": "pose", "model": f"{spec.architecture}.yaml", "imgsz": train.imgsz, "epochs": train.epochs, **gains}
 
 
-def targets_from_batch(batch: Batch, device: torch.device) -> dict[str, Tensor]:
+def targets_from_batch(batch: Batch, device: torch.device | str) -> dict[str, Tensor]:
     """Ultralytics' batch: images as float 0 to 1, and flat targets, on `device`."""
     return {
         "img": torch.from_numpy(batch.image_B3HW).to(device, non_blocking=True).float().div_(255),
@@ -196,6 +196,11 @@ def inference_view(model: nn.Module) -> nn.Module:
     view: nn.Module = copy.deepcopy(inner, shared).eval()
     view.criterion = None  # type: ignore[assignment]
     return view
+
+
+def is_end2end(model: nn.Module) -> bool:
+    """Whether the model has a head that predicts without non-maximum suppression."""
+    return getattr(unwrap(model).model[-1], "one2one_cv2", None) is not None
 
 
 def save_ultralytics(
