@@ -227,6 +227,16 @@ class Poses:
     def __len__(self) -> int:
         return len(self.score_N)
 
+    @classmethod
+    def empty(cls, keypoints: int) -> Poses:
+        """Nobody found, for a skeleton of `keypoints` points."""
+        return cls(
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.int64),
+            np.zeros((0, keypoints, 3), np.float32),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ImageResult:

@@ -1,0 +1,16 @@
+"""What a run saves of itself, and how it is kept, verified, found again and retired."""
+
+from raypose.checkpoint.locate import locate_model
+from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
+from raypose.checkpoint.store import CheckpointStore, SavedCheckpoint, best_first, select_expired
+
+__all__ = [
+    "CheckpointStore",
+    "RunIdentity",
+    "SavedCheckpoint",
+    "Snapshot",
+    "TrainProgress",
+    "best_first",
+    "locate_model",
+    "select_expired",
+]

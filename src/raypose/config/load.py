@@ -17,16 +17,28 @@ from raypose.errors import ConfigError
 
 KeyPath = tuple[str, ...]
 
+MAX_DEPTH = 2
+"""Levels of keys that are followed to name file and line; one more than the schema has."""
+
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's safe loader, except that `1e-3` is a number, as YAML 1.2 and everyone who writes it has it."""
+    """PyYAML's safe loader, except that `1e-3` is a number, as YAML 1.2 has it, and that no word is a date."""
 
 
-_Loader.add_implicit_resolver(  # type: ignore[no-untyped-call]
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """Quotes the text that `_Loader` would take for something else."""
+
+
+for _dialect in (_Loader, _Dumper):
+    _dialect.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in _dialect.yaml_implicit_resolvers.items()
+    }
+    _dialect.add_implicit_resolver(
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+        list("-+0123456789."),
+    )
 
 
 @dataclass
@@ -50,7 +62,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
-        source.problems += [_describe(detail, source, path) for detail in error.errors()]
+        source.problems += _describe(error.errors(), source, "command line" if path is None else str(path))
     if source.problems or config is None:
         raise ConfigError(source.problems)
     return config
@@ -58,7 +70,7 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
 def dump_config(config: RunConfig) -> str:
     """The whole configuration as YAML that `load_config` reads back to an equal value."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+    return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
 def _read_file(path: Path) -> _Source:
@@ -76,7 +88,7 @@ def _read_file(path: Path) -> _Source:
             raise ConfigError(f"{path}: expected keys and values, such as 'name: demo'")
         source = _Source()
         _collect_places(root, (), path, source)
-        source.values = loader.construct_document(root)  # type: ignore[no-untyped-call]
+        source.values = loader.construct_document(root)
         return source
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
@@ -94,7 +106,8 @@ def _collect_places(node: yaml.MappingNode, prefix: KeyPath, path: Path, source:
             source.problems.append(f"{place}: {'.'.join((*prefix, key))}: given twice; keep one")
         seen.add(key)
         source.places[(*prefix, key)] = place
-        if isinstance(value_node, yaml.MappingNode):
+        # No setting lies deeper, and a file whose aliases form a ring would have no end.
+        if isinstance(value_node, yaml.MappingNode) and len(prefix) < MAX_DEPTH:
             _collect_places(value_node, (*prefix, key), path, source)
 
 
@@ -119,34 +132,65 @@ def _apply_override(source: _Source, override: str) -> None:
             return
         target = branch
     target[keys[-1]] = value
+    source.places = {key: place for key, place in source.places.items() if key[: len(keys)] != keys}
     source.places[keys] = f"override {override!r}"
 
 
-def _describe(detail: Mapping[str, Any], source: _Source, path: str | Path | None) -> str:
+def _describe(details: Sequence[Mapping[str, Any]], source: _Source, otherwise: str) -> list[str]:
+    """One line for each key that is wrong; where several types were possible, one line names them all."""
+    by_key: dict[KeyPath, list[Mapping[str, Any]]] = {}
+    for detail in details:
+        by_key.setdefault(_key_of(detail), []).append(detail)
+    return [
+        f"{_nearest_place(key, source) or otherwise}: {'.'.join(key)}{': ' if key else ''}{_explain(key, found)}"
+        for key, found in by_key.items()
+    ]
+
+
+def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]]) -> str:
+    # Of a union's members, the one that got deepest into the value is the one that was meant.
+    depth = max(len(detail["loc"]) for detail in details)
+    deepest = [detail for detail in details if len(detail["loc"]) == depth]
+    kind, value = deepest[0]["type"], deepest[0]["input"]
+    match kind:
+        case "extra_forbidden":
+            return f"unknown key{_suggest(key)}"
+        case "missing":
+            return f"missing; set {' and '.join(_required(key))}"
+        case "value_error":
+            return str(deepest[0]["ctx"]["error"])
+        case "model_type":
+            return f"must be a section with keys of its own, found {value!r}"
+    rules = [re.sub(r"^\w+ should ", "", detail["msg"]) for detail in deepest]
+    rule = " or ".join(rules).replace(" or be ", " or ").replace("a valid tuple", "a list")
+    return f"must {rule}, found {value!r}"
+
+
+def _key_of(detail: Mapping[str, Any]) -> KeyPath:
+    """The configuration key, without the names of union members and the indices that pydantic appends."""
     location = tuple(str(part) for part in detail["loc"])
-    dotted = ".".join(_known_prefix(location))
-    place = _nearest_place(location, source) or (str(path) if path else "command line")
-    kind, message = detail["type"], detail["msg"]
-    if kind == "extra_forbidden":
-        text = f"{dotted}: unknown key{_suggest(location)}"
-    elif kind == "missing":
-        text = f"{dotted}: missing; set it in the file or as {dotted}=…"
-    elif kind == "value_error":
-        text = f"{dotted}: {detail['ctx']['error']}" if dotted else str(detail["ctx"]["error"])
-    else:
-        text = f"{dotted}: {message[0].lower()}{message[1:]}, found {detail['input']!r}"
-    return f"{place}: {text}"
-
-
-def _known_prefix(location: KeyPath) -> KeyPath:
-    """Without the names of union members that pydantic appends to a location."""
     section: Any = RunConfig
     for depth, key in enumerate(location):
-        fields = getattr(section, "model_fields", None)
-        if fields is None or key not in fields:
-            return location[: depth + 1] if fields is not None else location[:depth]
-        section = fields[key].annotation
+        if not _is_section(section):
+            return location[:depth]
+        if key not in section.model_fields:
+            return location[: depth + 1]
+        section = section.model_fields[key].annotation
     return location
+
+
+def _required(key: KeyPath) -> list[str]:
+    """What has to be set where `key` is missing: the key itself, or a section's keys without a default."""
+    section: Any = RunConfig
+    for name in key:
+        section = section.model_fields[name].annotation
+    if not _is_section(section):
+        return [".".join(key)]
+    return [".".join((*key, name)) for name, entry in section.model_fields.items() if entry.is_required()]
+
+
+def _is_section(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
 
 
 def _nearest_place(location: KeyPath, source: _Source) -> str | None:
@@ -160,14 +204,12 @@ def _suggest(location: KeyPath) -> str:
     section: Any = RunConfig
     for key in location[:-1]:
         section = section.model_fields[key].annotation
-    if not (isinstance(section, type) and issubclass(section, BaseModel)):
-        return ""
     own = list(section.model_fields)
     near = difflib.get_close_matches(location[-1], own, n=1)
     if near:
         return f"; did you mean {'.'.join((*location[:-1], near[0]))}?"
     for name, entry in RunConfig.model_fields.items():
-        branch = entry.annotation
-        if isinstance(branch, type) and issubclass(branch, BaseModel) and location[-1] in branch.model_fields:
+        branch: Any = entry.annotation
+        if _is_section(branch) and location[-1] in branch.model_fields:
             return f"; did you mean {name}.{location[-1]}?"
     return f"; known here: {', '.join(own)}"

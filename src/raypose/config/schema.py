@@ -9,7 +9,7 @@ import hashlib
 import json
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Gain = Annotated[float, Field(ge=0.0)]
@@ -20,7 +20,12 @@ STRIDE = 32
 
 class _Section(BaseModel):
     model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        strict=True,  # `epochs: yes` is a mistake, not 1
+        allow_inf_nan=False,
+        use_attribute_docstrings=True,
+        protected_namespaces=(),
     )
 
 
@@ -82,18 +87,19 @@ class TrainConfig(_Section):
     pose: Gain = 12.0
     kobj: Gain = 1.0
     rle: Gain = 1.0
-    freeze: Annotated[int, Field(ge=0)] | tuple[Annotated[int, Field(ge=0)], ...] = 0
+    freeze: Annotated[int, Field(ge=0)] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = 0
     """Freeze the first N layers, or the layers of this list."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
     patience: Annotated[int, Field(ge=0)] = 100
     """Stop after this many epochs without a better `checkpoint.best_metric`. 0 never stops early."""
 
-    @model_validator(mode="after")
-    def _check_imgsz(self) -> TrainConfig:
-        if self.imgsz % STRIDE:
-            raise ValueError(f"imgsz {self.imgsz} is no multiple of {STRIDE}; use {_nearest_multiple(self.imgsz)}")
-        return self
+    @field_validator("imgsz")
+    @classmethod
+    def _check_imgsz(cls, imgsz: int) -> int:
+        if imgsz % STRIDE:
+            raise ValueError(f"{imgsz} is no multiple of {STRIDE}; use {_nearest_multiple(imgsz)}")
+        return imgsz
 
 
 class AugmentConfig(_Section):
@@ -123,6 +129,9 @@ class ScalingConfig(_Section):
     """`auto`: CUDA when the Ray cluster (or, without Ray, this machine) has GPUs, else CPU."""
     cpus_per_worker: Annotated[float, Field(gt=0.0)] | None = None
     """Ray CPUs reserved for each worker. None divides the CPUs of a local Ray among the workers, at least 1."""
+
+    max_failures: Annotated[int, Field(ge=0)] = 3
+    """Lost workers after each of which the run restarts from its last checkpoint."""
 
     @property
     def lanes(self) -> int:

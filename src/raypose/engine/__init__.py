@@ -1,0 +1,1 @@
+"""The training engine: exact, data parallel, and ignorant of Ray."""

@@ -1,0 +1,164 @@
+"""What the command line does, for Python programs: train, load, validate, export.
+
+Models are named as on the command line: a run's folder (its best checkpoint), a checkpoint, an Ultralytics `.pt`,
+or an exported model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raypose.checkpoint import locate_model
+from raypose.config import RunConfig, load_config
+from raypose.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from raypose.evaluate import Evaluation
+    from raypose.inference import Predictor
+    from raypose.model import ExportFormat
+    from raypose.telemetry import Event, Reporter
+
+
+def train(
+    config: RunConfig | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    report: Reporter | None = None,
+) -> dict[str, Any]:
+    """Train as `raypose train` does and return what `summary.json` holds.
+
+    `overrides` are `key.sub=value` strings for a file; `report` is told what happens. Raises ConfigError, DataError or
+    CheckpointError before Ray starts, TrainingError or InterruptedRun after.
+    """
+    from raypose import launch
+
+    if isinstance(config, RunConfig) and overrides:
+        raise ConfigError("overrides go with a YAML file; a RunConfig is complete: change it with model_copy")
+    resolved = config if isinstance(config, RunConfig) else load_config(config, overrides)
+    return launch.train(resolved, report or _silent, resume=resume)
+
+
+def load(
+    model: str | Path,
+    *,
+    imgsz: int | None = None,
+    device: str = "auto",
+    conf: float = 0.25,
+    iou: float = 0.7,
+    max_det: int = 300,
+) -> Predictor:
+    """A model ready to predict: `load("runs/demo").predict([image])` with RGB images, height x width x 3."""
+    from raypose.inference import Predictor
+
+    return Predictor.load(locate_model(model), imgsz, device=device, conf=conf, iou=iou, max_det=max_det)
+
+
+def validate(
+    model: str | Path,
+    *,
+    data: str | None = None,
+    split: Literal["val", "train"] = "val",
+    imgsz: int | None = None,
+    batch: int = 16,
+    out: Path | None = None,
+) -> Evaluation:
+    """Measure a model on a shard set, by default on the `split` of the run it belongs to; `out` gets a report."""
+    from raypose.data.shard_set import ShardSet
+    from raypose.engine.report import publish_report
+    from raypose.engine.validate import validate as measure
+    from raypose.engine.world import World
+    from raypose.storage import open_store
+
+    url = data or _data_of_run(model, split)
+    shards = ShardSet.open(url)
+    predictor = load(model, imgsz=imgsz, conf=0.001)
+    if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
+        raise CheckpointError(
+            f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"
+            " validate on data with the model's own skeleton"
+        )
+    evaluation = measure(predictor, shards, World(), batch=batch)
+    assert evaluation is not None  # the only worker is the leader
+    if out is not None:
+        publish_report(
+            open_store(str(out)),
+            title=f"{model} on {url}",
+            evaluation=evaluation,
+            predictor=predictor,
+            val_set=shards,
+            pictures=8,
+        )
+    return evaluation
+
+
+def validate_files(predictions: Path, annotations: Path) -> dict[str, float]:
+    """COCO's ten keypoint numbers for a results file, under COCO's names, -1 where undefined."""
+    from raypose.evaluate.foreign import evaluate_files
+
+    return evaluate_files(predictions, annotations)
+
+
+def export(
+    model: str | Path,
+    *,
+    to: ExportFormat = "onnx",
+    out: Path | None = None,
+    imgsz: int | None = None,
+    dynamic: bool = False,
+) -> Path:
+    """Write a model for another runtime and return where; by default beside its weights."""
+    from raypose.model import export_model, load_model
+
+    source = locate_model(model)
+    module, spec, trained_imgsz = load_model(source)
+    suffix = {"onnx": ".onnx", "openvino": "_openvino", "torchscript": ".torchscript"}[to]
+    target = out or (source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix))
+    return export_model(module, spec, imgsz or trained_imgsz, to, target, dynamic=dynamic)
+
+
+def run_config(run: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """The configuration of an existing run, for resuming it where it lies now."""
+    folder = Path(run).expanduser()
+    file = folder / "config.yaml"
+    if not file.is_file():
+        raise CheckpointError(f"{folder}: no run there (no config.yaml); name the folder of a run, such as runs/demo")
+    if any(override.startswith(("name=", "storage=")) for override in overrides):
+        raise ConfigError("a resumed run keeps its name and storage; leave them out")
+    place = [f"storage={folder.absolute().parent}", f"name={folder.absolute().name}"]
+    return load_config(file, [*overrides, *place])
+
+
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The end of a run in a few lines: the figures, and where everything lies."""
+    best, folder = summary["best"], summary["folder"]
+    figures = "  ".join(
+        f"{label} {best[name]:.3f}"
+        for label, name in (("pose AP", "pose_ap"), ("AP50", "pose_ap50"), ("box AP50", "box_ap50"))
+        if best.get(name) is not None
+    )
+    return "\n".join(
+        [
+            f"{summary['status']}: {summary['epochs']} epochs, {summary['steps']} steps,"
+            f" {summary['images_per_second']:.1f} images/s, {summary['wall_seconds']:.0f} s",
+            f"best       epoch {best['epoch']}  {figures}",
+            f"weights    {folder}/weights/best.pt",
+            f"checkpoint {summary['checkpoint']}",
+            f"report     {folder}/report/index.html",
+        ]
+    )
+
+
+def _data_of_run(model: str | Path, split: Literal["val", "train"]) -> str:
+    folder = Path(model).expanduser()
+    for candidate in (folder, *folder.absolute().parents[:3]):
+        if (candidate / "config.yaml").is_file():
+            data = load_config(candidate / "config.yaml").data
+            return data.val if split == "val" else data.train
+    raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
+
+
+def _silent(event: Event) -> None:
+    """For callers who did not ask to be told."""

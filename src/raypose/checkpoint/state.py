@@ -1,0 +1,112 @@
+"""What a checkpoint holds: tensors in safetensors, everything else as plain JSON. Nothing in it can run code."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from raypose.errors import CheckpointError
+from raypose.structures import Skeleton
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunIdentity:
+    """What must be equal for a checkpoint to be continued by a run."""
+
+    architecture: str
+    skeleton: Skeleton
+    class_names: tuple[str, ...]
+    imgsz: int
+    recipe_digest: str
+    train_digest: str
+    """SHA-256 over the training set's shard digests: other data would be another run."""
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "model": {
+                "architecture": self.architecture,
+                "skeleton": self.skeleton.to_dict(),
+                "class_names": list(self.class_names),
+            },
+            "imgsz": self.imgsz,
+            "recipe_digest": self.recipe_digest,
+            "train_digest": self.train_digest,
+        }
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any]) -> RunIdentity:
+        model = raw["model"]
+        return cls(
+            architecture=model["architecture"],
+            skeleton=Skeleton.from_dict(model["skeleton"]),
+            class_names=tuple(model["class_names"]),
+            imgsz=raw["imgsz"],
+            recipe_digest=raw["recipe_digest"],
+            train_digest=raw["train_digest"],
+        )
+
+    def require_same(self, run: RunIdentity, where: str) -> None:
+        """Raise CheckpointError that names what differs between this checkpoint and the run that would continue it."""
+        if self.skeleton != run.skeleton or self.class_names != run.class_names:
+            raise CheckpointError(
+                f"{where}: made for {self.skeleton.keypoints} keypoints and classes {', '.join(self.class_names)},"
+                f" but the data has {run.skeleton.keypoints} keypoints and classes {', '.join(run.class_names)};"
+                " a resumed run needs the skeleton and classes it began with"
+            )
+        if self.train_digest != run.train_digest:
+            raise CheckpointError(
+                f"{where}: made from another training set; resume with the data it began with,"
+                " or start a new run with model.pretrained"
+            )
+        if self.recipe_digest != run.recipe_digest:
+            raise CheckpointError(
+                f"{where}: made under another recipe (model, train, augment or virtual workers);"
+                " resume without changing them, or start a new run with model.pretrained"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TrainProgress:
+    """Where a run stands. With the configuration, `step` decides every batch and learning rate that follows."""
+
+    step: int = 0
+    """Batches trained; the next one is number `step`."""
+    updates: int = 0
+    """Optimizer updates made, on which the decay of the moving average depends."""
+    best_value: float | None = None
+    best_epoch: int | None = None
+    stale_epochs: int = 0
+    """Epochs since the best one."""
+    train_seconds: float = 0.0
+    wall_seconds: float = 0.0
+    images: int = 0
+    bad_samples: int = 0
+
+    def judged(self, value: float, epoch: int) -> TrainProgress:
+        """After a validation that measured `value` (higher is better) at the end of `epoch`."""
+        if self.best_value is None or value > self.best_value:
+            return replace(self, best_value=value, best_epoch=epoch, stale_epochs=0)
+        return replace(self, stale_epochs=epoch - (self.best_epoch or 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One moment of a run. Tensors are named `model.…`, `ema.…`, `optimizer.<index>.<slot>` and `gradient.…`.
+
+    Gradients are there only between two optimizer updates, when they have added up over some batches.
+    """
+
+    identity: RunIdentity
+    progress: TrainProgress
+    tensors: Mapping[str, Tensor]
+    metrics: Mapping[str, float]
+    """The validation at this step; empty where there was none."""

@@ -1,0 +1,163 @@
+"""Checkpoints of a run in its store: written so that a half-written one never counts, verified when read."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+
+from raypose.checkpoint.state import FORMAT_VERSION, RunIdentity, Snapshot, TrainProgress
+from raypose.errors import CheckpointError, StorageError
+from raypose.storage import ObjectStore
+
+STATE = "state.json"
+TENSORS = "state.safetensors"
+MODEL = "model.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedCheckpoint:
+    """What is known of a complete checkpoint without reading its tensors."""
+
+    name: str
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class CheckpointStore:
+    """The checkpoints of one run, `step-00000128` and so on, below `checkpoints/` of the run's store."""
+
+    def __init__(self, run_store: ObjectStore) -> None:
+        self._store = run_store.child("checkpoints")
+
+    def place(self, saved: SavedCheckpoint) -> str:
+        """Where a checkpoint lies, as a user would type it."""
+        return f"{self._store.url}/{saved.name}"
+
+    def save(self, snapshot: Snapshot, write_model: Callable[[Path], None]) -> SavedCheckpoint:
+        """Store a snapshot; `write_model` writes its `model.pt`. `state.json` goes last and makes it count."""
+        saved = SavedCheckpoint(f"step-{snapshot.progress.step:08d}", snapshot.progress.step, dict(snapshot.metrics))
+        with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
+            tensors, model = Path(folder, TENSORS), Path(folder, MODEL)
+            safetensors.torch.save_file(
+                {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}, tensors
+            )
+            write_model(model)
+            state = {
+                "format": FORMAT_VERSION,
+                **snapshot.identity.to_dict(),
+                "progress": snapshot.progress.to_dict(),
+                "metrics": {name: value if math.isfinite(value) else None for name, value in snapshot.metrics.items()},
+                "versions": _versions(),
+                "sha256": {path.name: _sha256(path) for path in (tensors, model)},
+            }
+            # A checkpoint of the same step may be there already, from before a crash: without its state it is gone.
+            self._store.delete([f"{saved.name}/{STATE}"])
+            for path in (tensors, model):
+                self._store.upload(path, f"{saved.name}/{path.name}")
+            self._store.write(f"{saved.name}/{STATE}", json.dumps(state, indent=1).encode())
+        return saved
+
+    def saved(self) -> list[SavedCheckpoint]:
+        """Every complete checkpoint, oldest first."""
+        found = []
+        for entry in self._store.list():
+            name, _, file = entry.key.partition("/")
+            if file == STATE:
+                state = self._read_state(name)
+                metrics = {key: math.nan if value is None else value for key, value in state["metrics"].items()}
+                found.append(SavedCheckpoint(name, int(state["progress"]["step"]), metrics))
+        return sorted(found, key=lambda saved: saved.step)
+
+    def load(self, name: str) -> Snapshot:
+        """Read and verify one checkpoint; CheckpointError says what is wrong with it."""
+        state = self._read_state(name)
+        with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
+            path = Path(folder, TENSORS)
+            self._fetch_verified(name, path, state)
+            try:
+                tensors = safetensors.torch.load_file(path)
+            except SafetensorError as error:
+                raise CheckpointError(f"{self._store.url}/{name}/{TENSORS}: not a tensor file: {error}") from error
+        return Snapshot(
+            identity=RunIdentity.from_dict(state),
+            progress=TrainProgress(**state["progress"]),
+            tensors=tensors,
+            metrics={key: math.nan if value is None else value for key, value in state["metrics"].items()},
+        )
+
+    def load_latest(self, warn: Callable[[str], None]) -> Snapshot | None:
+        """The newest checkpoint that is sound. A damaged one is passed over, and `warn` is told which and why."""
+        for saved in reversed(self.saved()):
+            try:
+                return self.load(saved.name)
+            except (CheckpointError, StorageError) as error:
+                warn(f"{error}; falling back to the checkpoint before it")
+        return None
+
+    def copy_model(self, saved: SavedCheckpoint, run_store: ObjectStore, key: str) -> None:
+        """Put a checkpoint's `model.pt` where users look for weights."""
+        run_store.write(key, self._store.read(f"{saved.name}/{MODEL}"))
+
+    def delete(self, doomed: Sequence[SavedCheckpoint]) -> None:
+        """Remove checkpoints, each one's `state.json` first, so that an interrupted removal leaves no half of one."""
+        for saved in doomed:
+            files = sorted(
+                (entry.key for entry in self._store.list(f"{saved.name}/")), key=lambda key: not key.endswith(STATE)
+            )
+            self._store.delete(files)
+
+    def _fetch_verified(self, name: str, path: Path, state: dict[str, Any]) -> None:
+        self._store.download(f"{name}/{path.name}", path)
+        found, expected = _sha256(path), state["sha256"][path.name]
+        if found != expected:
+            raise CheckpointError(
+                f"{self._store.url}/{name}/{path.name}: sha256 {found[:12]}…, {STATE} says {expected[:12]}…;"
+                " the file is damaged"
+            )
+
+    def _read_state(self, name: str) -> dict[str, Any]:
+        where = f"{self._store.url}/{name}/{STATE}"
+        try:
+            state = json.loads(self._store.read(f"{name}/{STATE}"))
+            version = state["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{where}: not a checkpoint: {error!r}") from error
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{where}: format {version}, this raypose reads {FORMAT_VERSION}; update raypose")
+        return dict(state)
+
+
+def select_expired(
+    saved: Sequence[SavedCheckpoint], *, keep_last: int, keep_best: int, best_metric: str
+) -> list[SavedCheckpoint]:
+    """What retention lets go of: neither among the newest `keep_last` nor among the best `keep_best`."""
+    newest = sorted(saved, key=lambda one: one.step)[-keep_last:]
+    kept = {one.name for one in (*newest, *best_first(saved, best_metric)[:keep_best])}
+    return [one for one in saved if one.name not in kept]
+
+
+def best_first(saved: Sequence[SavedCheckpoint], best_metric: str) -> list[SavedCheckpoint]:
+    """The checkpoints that were validated, best first; of equals the earlier, as early stopping has it."""
+    judged = [one for one in saved if math.isfinite(one.metrics.get(best_metric, math.nan))]
+    return sorted(judged, key=lambda one: (-one.metrics[best_metric], one.step))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {"raypose": version("raypose"), "torch": torch.__version__, "ultralytics": version("ultralytics")}

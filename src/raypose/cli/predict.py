@@ -1,0 +1,31 @@
+"""`raypose predict`: people in images and videos, as JSON lines and as pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from raypose.errors import DataError
+
+
+def predict(
+    source: Annotated[str, typer.Argument(help="Image, folder, glob in quotes, or video.")],
+    model: Annotated[str, typer.Option(help="Run, checkpoint, .pt or exported model.")],
+    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and the pictures.")] = Path("predictions"),
+    conf: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least confidence of a person.")] = 0.25,
+    iou: Annotated[float, typer.Option(min=0.0, max=1.0, help="IoU above which the worse box goes.")] = 0.7,
+    imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Images predicted at a time.")] = 8,
+    pictures: Annotated[bool, typer.Option(help="Draw skeletons.")] = True,
+) -> None:
+    """Find people and their keypoints: predictions.jsonl, and the pictures with skeletons drawn on them."""
+    from raypose import api
+    from raypose.batch import predict_source
+
+    predictor = api.load(model, imgsz=imgsz, conf=conf, iou=iou)
+    summary = predict_source(predictor, source, out, pictures=pictures, batch=batch, skeleton=predictor.spec.skeleton)
+    typer.echo(str(summary))
+    if summary.failures:
+        raise DataError("\n".join(summary.failures))

@@ -1,0 +1,35 @@
+"""The commands and their places. Heavy imports wait inside the commands, so that `--help` answers at once."""
+
+from __future__ import annotations
+
+import typer
+
+from raypose.cli import config, data
+from raypose.cli.doctor import doctor
+from raypose.cli.export import export
+from raypose.cli.predict import predict
+from raypose.cli.train import train
+from raypose.cli.val import val
+
+app = typer.Typer(
+    help="Train, validate and use YOLO pose models, distributed on Ray.",
+    epilog="A first run:  raypose data synth people --samples 500 --seed 1  ·  raypose data build people shards  ·  "
+    "raypose train configs/demo.yaml data.train=shards data.val=shards",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+
+@app.callback()
+def root(debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error.")) -> None:
+    """Train, validate and use YOLO pose models, distributed on Ray."""
+
+
+app.command()(train)
+app.command()(val)
+app.command()(predict)
+app.command()(export)
+app.add_typer(data.app, name="data")
+app.add_typer(config.app, name="config")
+app.command()(doctor)

@@ -1,0 +1,51 @@
+"""Running BatchNorm statistics that do not depend on how virtual workers are shared out.
+
+Each virtual worker normalises by its own micro-batch, as each GPU does in plain data parallelism. What the layers
+keep is the mean over the virtual workers of what each of them would have kept, had it started from the same
+statistics. Run one after the other in one process they would see each other's updates; spread over processes
+they would not. So the statistics are put back before every micro-batch and averaged at the end of the step.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from raypose.engine.world import World
+
+
+class VirtualBatchNorm:
+    """Wraps the running means and variances of a model for the length of a step."""
+
+    def __init__(self, model: nn.Module, lanes: int, world: World) -> None:
+        layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        self._running = [
+            buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
+        ]
+        self._lanes = lanes
+        self._world = world
+        self._start: list[torch.Tensor] = []
+        self._sums: list[torch.Tensor] = []
+
+    def begin_step(self) -> None:
+        """Remember where all virtual workers of this step start from."""
+        self._start = [buffer.clone() for buffer in self._running]
+        self._sums = [torch.zeros_like(buffer) for buffer in self._running]
+
+    @torch.no_grad()
+    def after_micro_batch(self) -> None:
+        """Take one virtual worker's statistics and put the start back for the next."""
+        if self._running:
+            torch._foreach_add_(self._sums, self._running)
+            torch._foreach_copy_(self._running, self._start)
+
+    @torch.no_grad()
+    def end_step(self) -> None:
+        """Keep the mean over all virtual workers of all processes."""
+        if not self._running:
+            return
+        flat = self._world.add_up(torch.cat([total.flatten() for total in self._sums])) / self._lanes
+        pieces = torch.split(flat, [buffer.numel() for buffer in self._running])
+        torch._foreach_copy_(
+            self._running, [piece.view_as(buffer) for piece, buffer in zip(pieces, self._running, strict=True)]
+        )

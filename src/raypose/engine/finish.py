@@ -1,0 +1,70 @@
+"""The end of a run: the best checkpoint measured once more in full, drawn, reported and summed up."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_first
+from raypose.engine.report import publish_report
+from raypose.engine.restore import load_average
+from raypose.engine.setup import Parts
+from raypose.engine.validate import validate
+from raypose.telemetry import Reporter, RunFinished
+
+Summary = dict[str, Any]
+SUMMARY_KEY = "summary.json"
+
+
+def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary | None:
+    """Validate the best weights on all workers; on the leader, publish report, pictures and, last, the summary."""
+    best = parts.world.from_leader(_best(parts))
+    load_average(parts.checkpoints.load(best.name), parts.average)
+    predictor = parts.predictor(parts.average.module)
+    evaluation = validate(predictor, parts.val_set, parts.world, batch=parts.config.val.batch)
+    if evaluation is None:
+        return None
+    publish_report(
+        parts.store.child("report"),
+        title=parts.config.name,
+        evaluation=evaluation,
+        predictor=predictor,
+        val_set=parts.val_set,
+        pictures=parts.config.val.pictures,
+        run_store=parts.store,
+    )
+    summary = _summary(parts, progress, best, evaluation.metrics)
+    parts.store.write(SUMMARY_KEY, json.dumps(summary, indent=1).encode())
+    report(RunFinished(summary))
+    return summary
+
+
+def _best(parts: Parts) -> SavedCheckpoint:
+    saved = parts.checkpoints.saved()
+    judged = best_first(saved, parts.config.checkpoint.best_metric)
+    return judged[0] if judged else saved[-1]
+
+
+def _summary(parts: Parts, progress: TrainProgress, best: SavedCheckpoint, metrics: Mapping[str, float]) -> Summary:
+    completed = parts.plan.epochs_completed(progress.step)
+    return {
+        "status": "completed" if progress.step == parts.total_steps else "stopped early",
+        "name": parts.config.name,
+        "folder": parts.store.url,
+        "epochs": completed,
+        "steps": progress.step,
+        "images": progress.images,
+        "best": {
+            "epoch": parts.plan.epochs_completed(best.step),
+            "step": best.step,
+            **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
+        },
+        "images_per_second": round(progress.images / max(progress.train_seconds, 1e-9), 2),
+        "train_seconds": round(progress.train_seconds, 2),
+        "wall_seconds": round(progress.wall_seconds, 2),
+        "bad_samples": progress.bad_samples,
+        "workers": parts.world.size,
+        "checkpoint": parts.checkpoints.place(best),
+    }

@@ -1,0 +1,219 @@
+"""The training loop: train, validate, save, until the run is over."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from raypose.checkpoint import TrainProgress, select_expired
+from raypose.engine.finish import Summary, finish
+from raypose.engine.meter import Meter, peak_memory_bytes
+from raypose.engine.restore import snapshot_of
+from raypose.engine.setup import Parts
+from raypose.engine.step import StepResult
+from raypose.engine.validate import validate
+from raypose.errors import ConfigError
+from raypose.model import loss_names, save_ultralytics, set_epoch
+from raypose.telemetry import CheckpointSaved, EpochValidated, Reporter, RunStarted, StepsDone
+
+
+def run(parts: Parts, report: Reporter) -> Summary | None:
+    """Train from `parts.progress` to the end. Returns the summary on the leader, None elsewhere.
+
+    Events go to `report` on the leader; the other workers may pass a reporter that does nothing.
+    """
+    report(_run_started(parts))
+    loop = _Loop(parts, report)
+    progress = loop.train(parts.progress)
+    return finish(parts, progress, report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Validated:
+    progress: TrainProgress
+    metrics: Mapping[str, float]
+    is_best: bool
+
+
+class _Loop:
+    """What lives from one step to the next besides `Parts`: the meter and the clock."""
+
+    def __init__(self, parts: Parts, report: Reporter) -> None:
+        self._parts = parts
+        self._report = report
+        self._meter = Meter(
+            loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
+        )
+        self._wall_start = time.monotonic() - parts.progress.wall_seconds
+        self._gradient_norm: torch.Tensor | None = None
+
+    def train(self, progress: TrainProgress) -> TrainProgress:
+        parts = self._parts
+        set_epoch(parts.model, parts.plan.epochs_completed(progress.step), parts.config.train.epochs)
+        loader = parts.loader(progress.step)
+        bad_before = progress.bad_samples
+        batches = iter(loader)
+        while not self._is_over(progress):
+            with self._meter.waiting_for_data():
+                micro_batches = next(batches)
+            result = parts.train_step(progress.step, micro_batches, progress.updates)
+            progress = self._advance(progress, result, bad_before + loader.bad_samples)
+            progress = self._after_step(progress)
+        return replace(progress, wall_seconds=time.monotonic() - self._wall_start)
+
+    def _advance(self, progress: TrainProgress, result: StepResult, bad_samples: int) -> TrainProgress:
+        if result.gradient_norm is not None:
+            self._gradient_norm = result.gradient_norm
+        return replace(
+            progress,
+            step=progress.step + 1,
+            updates=progress.updates + (result.gradient_norm is not None),
+            images=progress.images + self._parts.config.train.batch,
+            train_seconds=progress.train_seconds + self._meter.add(result),
+            bad_samples=bad_samples,
+        )
+
+    def _after_step(self, progress: TrainProgress) -> TrainProgress:
+        """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint."""
+        parts, config = self._parts, self._parts.config
+        if progress.step % config.telemetry.log_every_steps == 0:
+            self._report(self._steps_done(progress))
+        epoch = parts.plan.epochs_completed(progress.step)
+        epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
+        is_last = progress.step == parts.total_steps
+        evaluation = None
+        if is_last or (epoch_ended and epoch % config.val.every_epochs == 0):
+            evaluation = self._validate(progress, epoch)
+            progress = evaluation.progress
+        saves_epoch = epoch_ended and epoch % config.checkpoint.every_epochs == 0
+        every_steps = config.checkpoint.every_steps
+        saves_step = every_steps is not None and progress.step % every_steps == 0
+        if saves_epoch or saves_step or (evaluation and evaluation.is_best) or self._is_over(progress):
+            progress = self._save(progress, evaluation)
+        if epoch_ended:
+            set_epoch(parts.model, epoch, config.train.epochs)
+        self._meter.skip_pause()
+        return progress
+
+    def _is_over(self, progress: TrainProgress) -> bool:
+        patience = self._parts.config.train.patience
+        return progress.step >= self._parts.total_steps or 0 < patience <= progress.stale_epochs
+
+    def _steps_done(self, progress: TrainProgress) -> StepsDone:
+        parts = self._parts
+        reading = self._meter.read_line(progress.step)
+        return StepsDone(
+            step=progress.step,
+            epoch=progress.step * parts.config.train.batch / len(parts.train_set),
+            losses=reading.losses,
+            learning_rates=self._learning_rates(),
+            gradient_norm=None if self._gradient_norm is None else float(self._gradient_norm),
+            images_per_second=reading.images_per_second,
+            data_wait_fraction=reading.data_wait_fraction,
+            memory_bytes=peak_memory_bytes(parts.world.device),
+        )
+
+    def _validate(self, progress: TrainProgress, epoch: int) -> _Validated:
+        parts = self._parts
+        reading = self._meter.read_epoch(progress.step)
+        start = time.monotonic()
+        evaluation = validate(
+            parts.predictor(parts.average.module), parts.val_set, parts.world, batch=parts.config.val.batch
+        )
+        metrics = parts.world.from_leader(evaluation.metrics if evaluation else {})
+        judged = progress.judged(best_value(metrics, parts.config.checkpoint.best_metric), epoch)
+        is_best = judged.best_epoch == epoch
+        self._report(
+            EpochValidated(
+                epoch=epoch,
+                step=progress.step,
+                losses=reading.losses,
+                metrics=metrics,
+                learning_rates=self._learning_rates(),
+                train_seconds=reading.seconds,
+                val_seconds=time.monotonic() - start,
+                is_best=is_best,
+            )
+        )
+        return _Validated(judged, metrics, is_best)
+
+    def _learning_rates(self) -> tuple[float, ...]:
+        return tuple(group["lr"] for group in self._parts.train_step.optimizer.param_groups)
+
+    def _save(self, progress: TrainProgress, validated: _Validated | None) -> TrainProgress:
+        parts, config = self._parts, self._parts.config.checkpoint
+        start = time.monotonic()
+        progress = replace(progress, wall_seconds=start - self._wall_start)
+        metrics = validated.metrics if validated else {}
+        is_best = validated is not None and validated.is_best
+        self._meter.require_finite(progress.step)
+        if not parts.world.is_leader:
+            return progress
+        snapshot = snapshot_of(
+            parts.model,
+            parts.average,
+            parts.train_step.optimizer,
+            identity=parts.identity,
+            progress=progress,
+            metrics=metrics,
+            gradients=not parts.train_step.schedule.updates_at(progress.step - 1),
+        )
+        saved = parts.checkpoints.save(snapshot, lambda path: self._write_model(path, progress, metrics))
+        parts.checkpoints.copy_model(saved, parts.store, "weights/last.pt")
+        if is_best:
+            parts.checkpoints.copy_model(saved, parts.store, "weights/best.pt")
+        doomed = select_expired(
+            parts.checkpoints.saved(),
+            keep_last=config.keep_last,
+            keep_best=config.keep_best,
+            best_metric=config.best_metric,
+        )
+        parts.checkpoints.delete(doomed)
+        self._report(CheckpointSaved(progress.step, parts.checkpoints.place(saved), time.monotonic() - start, is_best))
+        return progress
+
+    def _write_model(self, path: Path, progress: TrainProgress, metrics: Mapping[str, float]) -> None:
+        parts = self._parts
+        save_ultralytics(
+            parts.average.module,
+            parts.spec,
+            parts.config.train,
+            path,
+            epoch=parts.plan.epochs_completed(progress.step),
+            metrics=metrics,
+        )
+
+
+def best_value(metrics: Mapping[str, float], name: str) -> float:
+    """The metric that decides what is best; an undefined one (no people to find) is as bad as can be."""
+    if name not in metrics:
+        raise ConfigError(
+            f"checkpoint.best_metric: validation measures no {name!r}; choose one of {', '.join(sorted(metrics))}"
+        )
+    value = metrics[name]
+    return -math.inf if math.isnan(value) else value
+
+
+def _run_started(parts: Parts) -> RunStarted:
+    config = parts.config
+    return RunStarted(
+        name=config.name,
+        folder=parts.store.url,
+        architecture=config.model.architecture,
+        parameters=sum(parameter.numel() for parameter in parts.model.parameters()),
+        workers=parts.world.size,
+        virtual_workers=config.scaling.lanes,
+        device=torch.device(parts.world.device).type,
+        precision=parts.train_step.precision.name,
+        optimizer=f"{parts.choice.name} lr0 {parts.choice.lr0:g}",
+        train_images=len(parts.train_set),
+        val_images=len(parts.val_set),
+        epochs=config.train.epochs,
+        start_step=parts.progress.step,
+        total_steps=parts.total_steps,
+    )

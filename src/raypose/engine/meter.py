@@ -1,0 +1,113 @@
+"""Losses, speed and memory since the last look. Tensors are read only when somebody asks."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from raypose.engine.step import StepResult
+from raypose.engine.world import World
+from raypose.errors import TrainingError
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What was measured since the last reading of the same kind."""
+
+    losses: dict[str, float]
+    seconds: float
+    images_per_second: float
+    data_wait_fraction: float
+
+
+class _Window:
+    """Sums over some steps."""
+
+    def __init__(self, terms: int, device: str) -> None:
+        self.losses = torch.zeros(terms, device=device)
+        self.steps = 0
+        self.seconds = 0.0
+        self.wait_seconds = 0.0
+
+
+class Meter:
+    """Adds up what steps return: for a line of the log, and for the epoch."""
+
+    def __init__(self, loss_names: Sequence[str], world: World, *, batch: int, lanes: int) -> None:
+        self._names = tuple(loss_names)
+        self._world = world
+        self._batch = batch
+        self._lanes = lanes
+        self._line = self._new_window()
+        self._epoch = self._new_window()
+        self._wait_seconds = 0.0
+        self._last = time.monotonic()
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        """Time spent inside is time the model had nothing to do."""
+        start = time.monotonic()
+        yield
+        self._wait_seconds += time.monotonic() - start
+
+    def add(self, result: StepResult) -> float:
+        """One more step is done; returns the seconds it took, waiting included."""
+        now = time.monotonic()
+        seconds, self._last = now - self._last, now
+        for window in (self._line, self._epoch):
+            window.losses += result.losses
+            window.steps += 1
+            window.seconds += seconds
+            window.wait_seconds += self._wait_seconds
+        self._wait_seconds = 0.0
+        return seconds
+
+    def skip_pause(self) -> None:
+        """What happened since the last step (a validation, a checkpoint) does not count as training."""
+        self._last = time.monotonic()
+
+    def read_line(self, step: int) -> Reading:
+        """What the steps since the last line did. All workers call it after the same step."""
+        window, self._line = self._line, self._new_window()
+        return self._read(window, step)
+
+    def read_epoch(self, step: int) -> Reading:
+        """What the steps since the last epoch did. All workers call it after the same step."""
+        window, self._epoch = self._epoch, self._new_window()
+        return self._read(window, step)
+
+    def require_finite(self, step: int) -> None:
+        """Raise TrainingError rather than let broken weights be saved. All workers call it after the same step."""
+        self._read(self._line, step)
+
+    def _new_window(self) -> _Window:
+        return _Window(len(self._names), self._world.device)
+
+    def _read(self, window: _Window, step: int) -> Reading:
+        # Each worker has the sum over its own virtual workers; a loss is the mean over all of them.
+        means = self._world.add_up(window.losses.clone()) / (self._lanes * max(window.steps, 1))
+        losses = dict(zip(self._names, means.tolist(), strict=True))
+        if not torch.isfinite(means).all():
+            broken = ", ".join(f"{name} {value}" for name, value in losses.items())
+            raise TrainingError(
+                f"step {step}: the loss is no longer finite ({broken}); the last checkpoint is sound: resume it with a"
+                " lower train.lr0 as a new run, set train.precision=float32, or look at the data of the last steps"
+            )
+        return Reading(
+            losses=losses,
+            seconds=window.seconds,
+            images_per_second=window.steps * self._batch / max(window.seconds, 1e-9),
+            data_wait_fraction=min(1.0, window.wait_seconds / max(window.seconds, 1e-9)),
+        )
+
+
+def peak_memory_bytes(device: str) -> int:
+    """Most memory this process has held: on the GPU it trains on, else resident memory."""
+    if device.startswith("cuda"):
+        return int(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,54 @@
+"""Which arithmetic a run uses, decided once and said out loud."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from raypose.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Precision:
+    """bfloat16 autocast or plain float32. Weights, gradients and optimizer are float32 in both."""
+
+    name: Literal["float32", "bfloat16"]
+    device_type: str
+
+    @classmethod
+    def choose(cls, wanted: str, device: str) -> Precision:
+        """`auto` takes bfloat16 only where the hardware multiplies it natively; asking for it elsewhere is refused."""
+        device_type = torch.device(device).type
+        native = multiplies_bfloat16(device_type)
+        if wanted == "bfloat16" and not native:
+            raise ConfigError(
+                f"train.precision: bfloat16, but this {device_type} has no native bfloat16 arithmetic;"
+                " use auto or float32"
+            )
+        return cls("bfloat16" if native and wanted != "float32" else "float32", device_type)
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """The context in which forward passes run."""
+        if self.name == "float32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device_type, dtype=torch.bfloat16)
+
+
+def multiplies_bfloat16(device_type: str) -> bool:
+    """Whether bfloat16 is a matter of hardware here, not of emulation."""
+    if device_type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    capabilities = torch.backends.cpu.get_cpu_capability()
+    return capabilities.startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
+
+
+def _cpu_flag(*names: str) -> bool:
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            flags = next((line for line in file if line.startswith("flags")), "").split()
+    except OSError:
+        return False
+    return any(name in flags for name in names)

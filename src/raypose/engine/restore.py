@@ -1,0 +1,80 @@
+"""A run's tensors into a snapshot, and back without changing a bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from raypose.checkpoint import RunIdentity, Snapshot, TrainProgress
+from raypose.engine.average import WeightAverage
+from raypose.errors import CheckpointError
+
+
+def snapshot_of(
+    model: nn.Module,
+    average: WeightAverage,
+    optimizer: Optimizer,
+    *,
+    identity: RunIdentity,
+    progress: TrainProgress,
+    metrics: Mapping[str, float],
+    gradients: bool,
+) -> Snapshot:
+    """Everything that decides how the run goes on. `gradients` when an update is pending."""
+    tensors: dict[str, Tensor] = {}
+    tensors |= {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"ema.{name}": tensor for name, tensor in average.module.state_dict().items()}
+    tensors |= _optimizer_tensors(optimizer)
+    if gradients:
+        tensors |= {
+            f"gradient.{name}": parameter.grad
+            for name, parameter in model.named_parameters()
+            if parameter.grad is not None
+        }
+    return Snapshot(identity, progress, {name: tensor.clone() for name, tensor in tensors.items()}, metrics)
+
+
+def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimizer: Optimizer) -> TrainProgress:
+    """Put a snapshot's tensors where they came from, in place."""
+    model.load_state_dict(_below("model.", snapshot.tensors))
+    load_average(snapshot, average)
+    _restore_optimizer(optimizer, _below("optimizer.", snapshot.tensors))
+    gradients = _below("gradient.", snapshot.tensors)
+    for name, parameter in model.named_parameters():
+        if name in gradients:
+            parameter.grad = gradients[name].to(parameter.device)
+    return snapshot.progress
+
+
+def load_average(snapshot: Snapshot, average: WeightAverage) -> None:
+    """Only the moving average of a snapshot, in place."""
+    average.module.load_state_dict(_below("ema.", snapshot.tensors))
+
+
+def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for index, slots in optimizer.state_dict()["state"].items():
+        for slot, value in slots.items():
+            if not isinstance(value, Tensor):
+                raise CheckpointError(
+                    f"optimizer {type(optimizer).__name__} keeps {slot!r} as {type(value).__name__};"
+                    " only tensors can be saved exactly"
+                )
+            tensors[f"optimizer.{index}.{slot}"] = value
+    return tensors
+
+
+def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    slots: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        index, _, slot = name.partition(".")
+        slots.setdefault(int(index), {})[slot] = tensor
+    # Learning rates and momenta are not state: the schedule sets them from the step.
+    optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,187 @@
+"""From a configuration to the parts of a run. The loop only uses what is made here."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from raypose.checkpoint import CheckpointStore, RunIdentity, TrainProgress
+from raypose.config import RunConfig
+from raypose.data.loader import TrainLoader
+from raypose.data.plan import Plan
+from raypose.data.shard_set import ShardSet
+from raypose.engine.average import WeightAverage
+from raypose.engine.precision import Precision
+from raypose.engine.restore import restore
+from raypose.engine.schedule import Schedule
+from raypose.engine.step import TrainStep
+from raypose.engine.world import World
+from raypose.inference import Predictor
+from raypose.model import (
+    ModelSpec,
+    OptimizerChoice,
+    build_model,
+    build_optimizer,
+    choose_optimizer,
+    freeze_layers,
+    load_pretrained,
+    set_train_mode,
+)
+from raypose.storage import ObjectStore
+from raypose.telemetry import Notice, Reporter
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a run is made of, ready to go from `progress`."""
+
+    config: RunConfig
+    world: World
+    store: ObjectStore
+    checkpoints: CheckpointStore
+    identity: RunIdentity
+    spec: ModelSpec
+    train_set: ShardSet
+    val_set: ShardSet
+    plan: Plan
+    model: nn.Module
+    average: WeightAverage
+    choice: OptimizerChoice
+    train_step: TrainStep
+    progress: TrainProgress
+
+    @property
+    def total_steps(self) -> int:
+        return self.plan.steps_of(self.config.train.epochs)
+
+    def loader(self, start_step: int) -> TrainLoader:
+        """This worker's batches from `start_step` to the end of the run."""
+        config = self.config
+        return TrainLoader(
+            self.train_set,
+            self.plan,
+            self.world.lanes(config.scaling.lanes),
+            config.augment,
+            imgsz=config.train.imgsz,
+            seed=config.train.seed,
+            epochs=config.train.epochs,
+            start_step=start_step,
+            end_step=self.total_steps,
+            loader_workers=_loader_workers(config, self.world),
+            max_bad_fraction=config.data.max_bad_fraction,
+        )
+
+    def predictor(self, module: nn.Module) -> Predictor:
+        """`module` as validation uses it: every confidence that AP looks at."""
+        val = self.config.val
+        return Predictor.from_model(
+            module,
+            self.spec,
+            imgsz=self.config.train.imgsz,
+            device=self.world.device,
+            conf=val.conf,
+            iou=val.iou,
+            max_det=val.max_det,
+        )
+
+
+def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporter) -> Parts:
+    """Open the data, build model and optimizer, and continue from the newest sound checkpoint if there is one."""
+    make_deterministic(config.train.seed, enabled=config.train.deterministic)
+    train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
+    identity = identity_of(config, train_set)
+    spec = ModelSpec(config.model.architecture, train_set.skeleton, train_set.class_names)
+    plan = Plan(
+        train_set.shard_sizes,
+        seed=config.train.seed,
+        batch=config.train.batch,
+        lanes=config.scaling.lanes,
+        window=config.data.shuffle_window,
+    )
+    total_steps = plan.steps_of(config.train.epochs)
+    precision = Precision.choose(config.train.precision, world.device)
+    model = build_model(spec, config.train, seed=config.train.seed)
+    checkpoints = CheckpointStore(store)
+    snapshot = checkpoints.load_latest(lambda text: report(Notice(text)))
+    if snapshot is None and config.model.pretrained:
+        report(Notice(str(load_pretrained(model, config.model.pretrained))))
+    freeze_layers(model, config.train.freeze)
+    model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    set_train_mode(model)
+    choice = choose_optimizer(config.train, len(spec.class_names), total_steps)
+    optimizer = build_optimizer(model, config.train, total_steps)
+    average = WeightAverage(model, decay=config.train.ema_decay, tau=config.train.ema_tau)
+    schedule = Schedule.of(
+        config.train,
+        samples=len(train_set),
+        total_steps=total_steps,
+        warmup_bias_lr=choice.warmup_bias_lr,
+    )
+    progress = TrainProgress()
+    if snapshot is not None:
+        snapshot.identity.require_same(identity, f"{store.url}: checkpoint of step {snapshot.progress.step}")
+        progress = restore(snapshot, model, average, optimizer)
+    train_step = TrainStep(
+        model=model,
+        optimizer=optimizer,
+        average=average,
+        schedule=schedule,
+        precision=precision,
+        train=config.train,
+        lanes=config.scaling.lanes,
+        world=world,
+    )
+    return Parts(
+        config=config,
+        world=world,
+        store=store,
+        checkpoints=checkpoints,
+        identity=identity,
+        spec=spec,
+        train_set=train_set,
+        val_set=val_set,
+        plan=plan,
+        model=model,
+        average=average,
+        choice=choice,
+        train_step=train_step,
+        progress=progress,
+    )
+
+
+def identity_of(config: RunConfig, train_set: ShardSet) -> RunIdentity:
+    """What a checkpoint must share with this run to be continued by it."""
+    digests = "".join(shard.sha256 for shard in train_set.manifest.shards)
+    return RunIdentity(
+        architecture=config.model.architecture,
+        skeleton=train_set.skeleton,
+        class_names=train_set.class_names,
+        imgsz=config.train.imgsz,
+        recipe_digest=config.recipe_digest(),
+        train_digest=hashlib.sha256(digests.encode()).hexdigest(),
+    )
+
+
+def make_deterministic(seed: int, *, enabled: bool) -> None:
+    """Seed every global generator. Only the first weights come from one: batches and augmentation have their own."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+    # Asked for again on every start, because a worker process may serve several runs.
+    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    torch.backends.cudnn.benchmark = not enabled
+
+
+def _loader_workers(config: RunConfig, world: World) -> int:
+    wanted = config.data.loader_workers
+    if wanted != "auto":
+        return wanted
+    if not world.device.startswith("cuda"):
+        return 0
+    return max(1, min(8, (os.cpu_count() or 1) // max(torch.cuda.device_count(), 1) - 1))

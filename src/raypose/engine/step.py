@@ -1,0 +1,128 @@
+"""One training step: the micro-batches of this worker's virtual workers in, moved weights out."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim import Optimizer
+
+from raypose.config import TrainConfig
+from raypose.config.schema import STRIDE
+from raypose.engine.average import WeightAverage
+from raypose.engine.batchnorm import VirtualBatchNorm
+from raypose.engine.precision import Precision
+from raypose.engine.schedule import Schedule
+from raypose.engine.world import World
+from raypose.model import compute_loss, targets_from_batch
+from raypose.structures import Batch
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Tensors that nobody has waited for yet: reading them is the caller's choice of when."""
+
+    losses: torch.Tensor
+    """Loss terms, summed over this worker's micro-batches."""
+    gradient_norm: torch.Tensor | None
+    """Before clipping; None where gradients only added up."""
+
+
+class TrainStep:
+    """Forward, backward, and, when the schedule says so, the update of weights and moving average.
+
+    The gradient is the sum over virtual workers of what Ultralytics back-propagates on one GPU, which is the mean over
+    virtual workers times their number: the scale of its multi-GPU training, on which gradient clipping depends.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        optimizer: Optimizer,
+        average: WeightAverage,
+        schedule: Schedule,
+        precision: Precision,
+        train: TrainConfig,
+        lanes: int,
+        world: World,
+    ) -> None:
+        self.model = model
+        self.optimizer = optimizer
+        self.average = average
+        self.schedule = schedule
+        self.precision = precision
+        self._train = train
+        self._world = world
+        self._statistics = VirtualBatchNorm(model, lanes, world)
+        self._parallel = _data_parallel(model, world)
+        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def __call__(self, step: int, micro_batches: Sequence[Batch], updates: int) -> StepResult:
+        """Train on this worker's part of a global batch. `updates` counts the optimizer updates made before."""
+        self.schedule.apply(self.optimizer, step)
+        size = image_size_of(self._train, step)
+        self._statistics.begin_step()
+        losses: list[torch.Tensor] = []
+        for index, batch in enumerate(micro_batches):
+            is_last = index == len(micro_batches) - 1
+            with self._synchronised_only_if(is_last), self.precision.autocast():
+                targets = _resized(targets_from_batch(batch, self._world.device), size)
+                loss, terms = compute_loss(self._parallel, targets)
+                # Data parallelism averages over processes; Ultralytics' gradient is a sum over GPUs.
+                torch.autograd.backward(loss * self._world.size)
+            losses.append(terms)
+            self._statistics.after_micro_batch()
+        self._statistics.end_step()
+        norm = self._update(updates + 1) if self.schedule.updates_at(step) else None
+        return StepResult(torch.stack(losses).sum(dim=0), norm)
+
+    def _update(self, number: int) -> torch.Tensor:
+        norm = nn.utils.clip_grad_norm_(self._trainable, self._train.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=False)
+        self.average.update(number)
+        return norm
+
+    def _synchronised_only_if(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
+        """Gradients travel once a step: with the last micro-batch of each process."""
+        if is_last or not isinstance(self._parallel, DistributedDataParallel):
+            return contextlib.nullcontext()
+        return self._parallel.no_sync()
+
+
+def image_size_of(train: TrainConfig, step: int) -> int:
+    """The side of this step's training images: imgsz, or a size around it that only depends on seed and step."""
+    if not train.multi_scale:
+        return train.imgsz
+    rng = np.random.default_rng([train.seed, step])
+    low = int(train.imgsz * (1.0 - train.multi_scale))
+    high = int(train.imgsz * (1.0 + train.multi_scale)) + STRIDE
+    return max(int(rng.integers(low, high)) // STRIDE * STRIDE, STRIDE)
+
+
+def _resized(targets: dict[str, torch.Tensor], size: int) -> dict[str, torch.Tensor]:
+    if targets["img"].shape[-1] == size:
+        return targets
+    image = nn.functional.interpolate(targets["img"], size=(size, size), mode="bilinear", align_corners=False)
+    return {**targets, "img": image}
+
+
+def _data_parallel(model: nn.Module, world: World) -> nn.Module:
+    if world.size == 1:
+        return model
+    device = torch.device(world.device)
+    return DistributedDataParallel(
+        model,
+        device_ids=[device] if device.type == "cuda" else None,
+        # BatchNorm's statistics are averaged over virtual workers instead, see batchnorm.py.
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+        # An empty micro-batch leaves the keypoint head without gradients.
+        find_unused_parameters=True,
+    )

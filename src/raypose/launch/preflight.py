@@ -1,0 +1,95 @@
+"""Everything that can be found wrong with a run before Ray starts, all of it at once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raypose.checkpoint import CheckpointStore
+from raypose.config import RunConfig
+from raypose.data.shard_set import ShardSet
+from raypose.errors import CheckpointError, ConfigError, DataError, RayposeError, StorageError
+from raypose.evaluate import evaluate
+from raypose.storage import ObjectStore
+from raypose.structures import ImageResult, People, Poses
+
+
+def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
+    """Raise the first kind of error found: configuration, then data, then state of the run's folder."""
+    train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
+    _check_fit(config, train_set, val_set)
+    problems = [*_settings_problems(config, metric_names(val_set)), *_batch_problems(config, len(train_set))]
+    if problems:
+        raise ConfigError(problems)
+    _check_folder(config, store, resume=resume)
+
+
+def metric_names(val_set: ShardSet) -> list[str]:
+    """What validation on this set will measure, found out by measuring nothing."""
+    nothing = ImageResult(
+        "nothing", 1, 1, People.empty(val_set.skeleton.keypoints), Poses.empty(val_set.skeleton.keypoints)
+    )
+    return sorted(evaluate([nothing], val_set.skeleton, val_set.class_names).metrics)
+
+
+def _settings_problems(config: RunConfig, known_metrics: list[str]) -> list[str]:
+    problems = []
+    if config.checkpoint.best_metric not in known_metrics:
+        problems.append(
+            f"checkpoint.best_metric: validation measures no {config.checkpoint.best_metric!r};"
+            f" choose one of {', '.join(known_metrics)}"
+        )
+    pretrained = config.model.pretrained
+    if pretrained is not None and not Path(pretrained).exists():
+        problems.append(f"model.pretrained: {pretrained} does not exist")
+    return problems
+
+
+def _batch_problems(config: RunConfig, train_images: int) -> list[str]:
+    if config.train.batch <= train_images:
+        return []
+    lanes = config.scaling.lanes
+    return [
+        f"train.batch: a batch of {config.train.batch} images is more than the {train_images} of data.train;"
+        f" use {max(train_images // lanes, 1) * lanes} or fewer"
+    ]
+
+
+def _check_fit(config: RunConfig, train_set: ShardSet, val_set: ShardSet) -> None:
+    if train_set.skeleton != val_set.skeleton:
+        raise DataError(
+            f"data.val: {config.data.val} has another skeleton ({val_set.skeleton.keypoints} keypoints) than data.train"
+            f" ({train_set.skeleton.keypoints} keypoints); import both with the same one"
+        )
+    if train_set.class_names != val_set.class_names:
+        raise DataError(
+            f"data.val: {config.data.val} has classes {', '.join(val_set.class_names)}, data.train has"
+            f" {', '.join(train_set.class_names)}; import both with the same ones"
+        )
+    for key, shards in (("data.train", train_set), ("data.val", val_set)):
+        if len(shards) == 0:
+            raise DataError(f"{key}: {shards.url} holds no images; build it from a folder that has some")
+
+
+def _check_folder(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
+    try:
+        store.write(".writable", b"")
+        store.delete([".writable"])
+    except StorageError as error:
+        raise StorageError(f"storage: {error}; choose a folder that can be written to") from error
+    has_checkpoints = bool(_saved_or_unreadable(store))
+    if resume and not has_checkpoints:
+        raise CheckpointError(
+            f"{store.url}: no checkpoint to resume; start the run without --resume, or name another folder"
+        )
+    if not resume and (has_checkpoints or store.exists("config.yaml")):
+        raise ConfigError(
+            f"{store.url}: there is a run of this name already; continue it with 'raypose train --resume {store.url}'"
+            f" or choose another name than {config.name!r}"
+        )
+
+
+def _saved_or_unreadable(store: ObjectStore) -> bool:
+    try:
+        return bool(CheckpointStore(store).saved())
+    except RayposeError:
+        return True

@@ -1,0 +1,101 @@
+"""The few things a run says. Events are plain frozen values, so they cross processes and are easy to test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """The run is set up and about to train."""
+
+    name: str
+    folder: str
+    architecture: str
+    parameters: int
+    workers: int
+    virtual_workers: int
+    device: str
+    precision: str
+    optimizer: str
+    train_images: int
+    val_images: int
+    epochs: int
+    start_step: int
+    total_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepsDone:
+    """Means over the steps since the last such event."""
+
+    step: int
+    """Batches trained so far."""
+    epoch: float
+    """Epochs of data seen so far, with a fraction."""
+    losses: Mapping[str, float]
+    learning_rates: tuple[float, ...]
+    """One for each parameter group of the optimizer."""
+    gradient_norm: float | None
+    """Of the last optimizer update, before clipping. None before the first."""
+    images_per_second: float
+    data_wait_fraction: float
+    """Share of the time that training waited for its next batch."""
+    memory_bytes: int
+    """Peak of the leader: CUDA memory on a GPU, resident memory on a CPU."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpochValidated:
+    """An epoch is complete and its validation too."""
+
+    epoch: int
+    """Epochs completed."""
+    step: int
+    losses: Mapping[str, float]
+    """Training losses, means over the epoch."""
+    metrics: Mapping[str, float]
+    learning_rates: tuple[float, ...]
+    train_seconds: float
+    val_seconds: float
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CheckpointSaved:
+    """A checkpoint is complete in storage."""
+
+    step: int
+    place: str
+    seconds: float
+    is_best: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something a user should read, in one line."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """The run is over; the summary is what `summary.json` holds."""
+
+    summary: Mapping[str, Any]
+
+
+Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | Notice | RunFinished
+Reporter = Callable[[Event], None]
+
+
+def fan_out(*reporters: Reporter) -> Reporter:
+    """One reporter that tells all of them, in order."""
+
+    def report(event: Event) -> None:
+        for reporter in reporters:
+            reporter(event)
+
+    return report

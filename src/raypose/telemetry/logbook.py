@@ -1,0 +1,151 @@
+"""The files that a run keeps about itself: `metrics.jsonl`, `results.csv` and TensorBoard events.
+
+All of them are rewritten whole through the run's store, because object stores cannot append; and all of them are
+cut back to the resumed step first, so that a run that was interrupted reads like one that was not.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tensorboardX import SummaryWriter
+
+from raypose.storage import ObjectStore
+from raypose.telemetry.events import EpochValidated, Event, StepsDone
+
+METRICS_KEY = "metrics.jsonl"
+RESULTS_KEY = "results.csv"
+
+# Ultralytics' column names, for the tools that people already have; (P) is pose, (B) is box.
+_CSV_METRICS = {
+    "metrics/precision(P)": "precision",
+    "metrics/recall(P)": "recall",
+    "metrics/mAP50(P)": "pose_ap50",
+    "metrics/mAP50-95(P)": "pose_ap",
+    "metrics/mAP50(B)": "box_ap50",
+    "metrics/mAP50-95(B)": "box_ap",
+}
+
+
+class Logbook:
+    """A Reporter that writes a run's files. Call `close` at the end, or lose the rows since the last epoch."""
+
+    def __init__(self, store: ObjectStore, *, start_step: int, tensorboard: bool) -> None:
+        self._store = store
+        self._rows = list(read_rows(store, until_step=start_step))
+        self._board = _TensorBoard(store, start_step) if tensorboard else None
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepsDone):
+            self._add_steps(event)
+        elif isinstance(event, EpochValidated):
+            self._add_epoch(event)
+
+    def close(self) -> None:
+        """Write what is not yet in storage."""
+        self._publish()
+        if self._board is not None:
+            self._board.close()
+
+    def _add_steps(self, event: StepsDone) -> None:
+        self._rows.append(
+            {
+                "kind": "train",
+                "step": event.step,
+                "epoch": round(event.epoch, 4),
+                **{f"train/{name}": value for name, value in event.losses.items()},
+                **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
+                "gradient_norm": event.gradient_norm,
+                "images_per_second": event.images_per_second,
+                "data_wait_fraction": event.data_wait_fraction,
+                "memory_bytes": event.memory_bytes,
+            }
+        )
+        if self._board is not None:
+            self._board.add(self._rows[-1])
+
+    def _add_epoch(self, event: EpochValidated) -> None:
+        earlier_seconds = next((row["seconds"] for row in reversed(self._rows) if row["kind"] == "val"), 0.0)
+        self._rows.append(
+            {
+                "kind": "val",
+                "step": event.step,
+                "epoch": event.epoch,
+                "seconds": earlier_seconds + event.train_seconds + event.val_seconds,
+                **{f"train/{name}": value for name, value in event.losses.items()},
+                **{f"val/{name}": value for name, value in event.metrics.items()},
+                **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
+            }
+        )
+        if self._board is not None:
+            self._board.add(self._rows[-1])
+        self._publish()
+
+    def _publish(self) -> None:
+        lines = "".join(json.dumps(_without_nan(row)) + "\n" for row in self._rows)
+        self._store.write(METRICS_KEY, lines.encode())
+        epochs = [row for row in self._rows if row["kind"] == "val"]
+        if epochs:
+            self._store.write(RESULTS_KEY, _results_csv(epochs).encode())
+        if self._board is not None:
+            self._board.publish()
+
+
+def read_rows(store: ObjectStore, until_step: int | None = None) -> Iterable[dict[str, Any]]:
+    """The rows of `metrics.jsonl`, up to and with `until_step`; none where there is no such file."""
+    if not store.exists(METRICS_KEY):
+        return
+    for line in store.read(METRICS_KEY).decode().splitlines():
+        row = json.loads(line)
+        if until_step is None or row["step"] <= until_step:
+            yield row
+
+
+def _results_csv(rows: list[dict[str, Any]]) -> str:
+    losses = [key for key in rows[0] if key.startswith("train/")]
+    rates = [key for key in rows[0] if key.startswith("lr/")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["epoch", "time", *losses, *_CSV_METRICS, *rates])
+    for row in rows:
+        metrics = [row.get(f"val/{name}") for name in _CSV_METRICS.values()]
+        values = [row["seconds"], *(row.get(key) for key in losses), *metrics, *(row.get(key) for key in rates)]
+        writer.writerow([row["epoch"], *("" if value is None else f"{value:.6g}" for value in values)])
+    return text.getvalue()
+
+
+def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON has no NaN: a metric that is undefined is null."""
+    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
+
+
+class _TensorBoard:
+    """Event files, written locally and uploaded when an epoch is complete."""
+
+    def __init__(self, store: ObjectStore, start_step: int) -> None:
+        self._store = store.child("tensorboard")
+        self._folder = tempfile.TemporaryDirectory(prefix="raypose-tensorboard-")
+        self._writer = SummaryWriter(self._folder.name, purge_step=start_step or None)
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        for key, value in row.items():
+            if key not in ("kind", "step", "seconds") and isinstance(value, int | float):
+                self._writer.add_scalar(key if "/" in key else f"{row['kind']}/{key}", value, row["step"])
+
+    def publish(self) -> None:
+        self._writer.flush()
+        for path in sorted(Path(self._folder.name).iterdir()):
+            self._store.upload(path, path.name)
+
+    def close(self) -> None:
+        self._writer.close()
+        for path in sorted(Path(self._folder.name).iterdir()):
+            self._store.upload(path, path.name)
+        self._folder.cleanup()

@@ -1,0 +1,102 @@
+"""A run on the terminal: a live display where there is one, plain lines everywhere else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from raypose.telemetry.events import CheckpointSaved, EpochValidated, Event, Notice, RunFinished, RunStarted, StepsDone
+
+_PLAIN_LINE_EVERY_S = 20.0
+
+
+class TerminalProgress:
+    """A Reporter that shows a run. Use it as a context manager, so that the display ends when the run does."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._live = self._console.is_terminal
+        self._bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[detail]}"),
+            console=self._console,
+            disable=not self._live,
+        )
+        self._task: TaskID | None = None
+        self._started: RunStarted | None = None
+        self._last_plain_line_s = -_PLAIN_LINE_EVERY_S
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted):
+            self._show_start(event)
+        elif isinstance(event, StepsDone):
+            self._show_steps(event)
+        elif isinstance(event, EpochValidated):
+            self._show_epoch(event)
+        elif isinstance(event, CheckpointSaved) and event.is_best:
+            self._print(f"  best so far, saved to {event.place}")
+        elif isinstance(event, Notice):
+            self._print(f"note: {event.text}")
+        elif isinstance(event, RunFinished):
+            self._print(f"done: {event.summary['epochs']} epochs in {event.summary['wall_seconds']:.0f} s")
+
+    def _show_start(self, event: RunStarted) -> None:
+        self._started = event
+        resumed = f", resumed at step {event.start_step}" if event.start_step else ""
+        self._print(
+            f"run {event.name}: {event.architecture}, {event.parameters / 1e6:.2f} M parameters, {event.optimizer},"
+            f" {event.workers} x {event.device} {event.precision}, {event.virtual_workers} virtual workers"
+        )
+        self._print(
+            f"{event.train_images} training and {event.val_images} validation images, {event.epochs} epochs,"
+            f" {event.total_steps} steps{resumed}; writing to {event.folder}"
+        )
+        self._task = self._bar.add_task("training", total=event.total_steps, completed=event.start_step, detail="")
+
+    def _show_steps(self, event: StepsDone) -> None:
+        losses = _in_words(event.losses)
+        if self._live and self._task is not None:
+            detail = escape(f"{event.images_per_second:.1f} images/s  {losses}")
+            self._bar.update(self._task, completed=event.step, description=f"epoch {event.epoch:5.2f}", detail=detail)
+        elif time.monotonic() - self._last_plain_line_s >= _PLAIN_LINE_EVERY_S:
+            self._last_plain_line_s = time.monotonic()
+            total = self._started.total_steps if self._started else "?"
+            self._print(
+                f"epoch {event.epoch:.2f}  step {event.step}/{total}  {event.images_per_second:.1f} images/s"
+                f"  waiting for data {event.data_wait_fraction:.0%}  {losses}"
+            )
+
+    def _show_epoch(self, event: EpochValidated) -> None:
+        shown = {name: event.metrics[name] for name in ("pose_ap", "pose_ap50", "box_ap50") if name in event.metrics}
+        total = self._started.epochs if self._started else "?"
+        self._print(
+            f"epoch {event.epoch}/{total}: {_in_words(shown)}  {_in_words(event.losses)}"
+            f"  ({event.train_seconds:.0f} s + {event.val_seconds:.0f} s validation)"
+        )
+
+    def _print(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def _in_words(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in values.items())
