@@ -106,7 +106,9 @@ def iou(truth: Truth, found: Found, pairs: Pairs) -> Float64Array:
     own_Q = np.prod(box_Q4[:, 2:] - box_Q4[:, :2], axis=1)
     union_Q = own_Q + np.prod(other_Q4[:, 2:] - other_Q4[:, :2], axis=1) - inside_Q
     whole_Q = np.where(truth.crowd_M[pairs.truth_Q], own_Q, union_Q)
-    return np.divide(inside_Q, whole_Q, out=np.zeros(len(pairs)), where=whole_Q > 0)
+    iou_Q = np.zeros(len(pairs))
+    np.divide(inside_Q, whole_Q, out=iou_Q, where=whole_Q > 0)
+    return iou_Q
 
 
 def match(

@@ -121,7 +121,8 @@ def _normalise(distance_MK: Float64Array, length_M: Float64Array) -> Float64Arra
     """Distances as a fraction of each person's length, infinite where it is zero or unknown."""
     length_MK = np.broadcast_to(length_M[:, None], distance_MK.shape)
     relative_MK = np.full(distance_MK.shape, np.inf)
-    return np.divide(distance_MK, length_MK, out=relative_MK, where=length_MK > 0)
+    np.divide(distance_MK, length_MK, out=relative_MK, where=length_MK > 0)
+    return relative_MK
 
 
 def _pck(relative: Float64Array, counted: BoolArray, threshold: float) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from functools import cache
 
 import numpy as np
 
@@ -19,10 +18,5 @@ def sigmas_of(skeleton: Skeleton) -> tuple[Float64Array, str | None]:
         f"skeleton of {skeleton.keypoints} keypoints has no OKS sigmas; used 1/{skeleton.keypoints} for each."
         " OKS and AP then compare only with runs that did the same; state sigmas in dataset.yaml"
     )
-    _warn_once(note)
+    warnings.warn(note, stacklevel=3)
     return np.full(skeleton.keypoints, 1.0 / skeleton.keypoints), note
-
-
-@cache
-def _warn_once(note: str) -> None:
-    warnings.warn(note, UserWarning, stacklevel=4)
