@@ -53,7 +53,7 @@ demo: $(INSTALLED)  ## Draw a data set, train on two local Ray workers, validate
 	$(BIN)/raypose data build demo-data/val demo-data/shards/val
 	$(BIN)/raypose train configs/demo.yaml
 	$(BIN)/raypose val runs/demo
-	$(BIN)/raypose predict runs/demo demo-data/val/images --out runs/demo/predictions
+	$(BIN)/raypose predict demo-data/val/images --model runs/demo --out runs/demo/predictions
 	@printf '\nreport      %s\npictures    %s\ncheckpoint  %s\n' \
 		runs/demo/report/index.html runs/demo/predictions runs/demo/weights/best.pt
 
