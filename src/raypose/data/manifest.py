@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import numpy as np
+
 from raypose.errors import DataError
 from raypose.storage.base import ObjectStore
-from raypose.structures import Skeleton
+from raypose.structures import BoolArray, People, Skeleton
 
 MANIFEST_KEY = "manifest.json"
 VERSION = 1
@@ -37,6 +39,11 @@ class ShardInfo:
             raise DataError(f"shard {self.name}: sizes must not be negative")
 
 
+def is_labelled(people: People) -> BoolArray:
+    """For each person, whether training learns from it: not ignored, and at least one keypoint labelled."""
+    return np.any(people.keypoints_NK3[..., 2] > 0, axis=1) & ~people.ignore_N
+
+
 @dataclass(frozen=True, slots=True)
 class Counts:
     """Totals over a shard set. `people` counts every entry, `labelled` those that training learns from."""
@@ -46,6 +53,17 @@ class Counts:
     ignored: int = 0
     crowds: int = 0
     images_without_people: int = 0
+
+    @classmethod
+    def of(cls, people: People) -> Counts:
+        """The counts of one image."""
+        return cls(
+            people=len(people),
+            labelled=int(is_labelled(people).sum()),
+            ignored=int(people.ignore_N.sum()),
+            crowds=int(people.crowd_N.sum()),
+            images_without_people=int(len(people) == 0),
+        )
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Counts)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import mmap
+import os
 import pickle
 import struct
 import zlib
@@ -50,11 +51,10 @@ class ShardWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
-        try:
-            if kind is None:
-                self._finish()
-        finally:
-            self._file.close()
+        if kind is None:
+            self.close()
+        else:
+            self.abandon()
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -70,6 +70,17 @@ class ShardWriter:
     def info(self) -> ShardInfo:
         """What the manifest says of this shard; complete once the writer is closed."""
         return ShardInfo(self._path.name, self.size_bytes, len(self._entries), self._sha256.hexdigest())
+
+    def close(self) -> None:
+        """Write table and footer, and wait until the file is on disk."""
+        with self._file:
+            self._finish()
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def abandon(self) -> None:
+        """Let go of the file without a footer."""
+        self._file.close()
 
     def _finish(self) -> None:
         table_offset = self.size_bytes
