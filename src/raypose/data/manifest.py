@@ -41,7 +41,7 @@ class ShardInfo:
 
 def is_labelled(people: People) -> BoolArray:
     """For each person, whether training learns from it: not ignored, and at least one keypoint labelled."""
-    return np.any(people.keypoints_NK3[..., 2] > 0, axis=1) & ~people.ignore_N
+    return np.logical_and(np.any(people.keypoints_NK3[..., 2] > 0, axis=1), ~people.ignore_N, dtype=np.bool_)
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,6 +75,10 @@ class TorchBackend:
     """A PyTorch module that is already set up for inference."""
 
     def __init__(self, module: nn.Module, metadata: ExportMetadata, options: ComputeOptions) -> None:
+        if metadata.end2end and not is_end2end(module):
+            raise ConfigError(
+                f"nms_free: {metadata.spec.architecture} has no head without suppression; only yolo26 has"
+            )
         head: Any = module.model[-1]  # type: ignore[index]
         head.end2end = metadata.end2end
         head.max_det = max(options.max_det, 300)
@@ -87,8 +91,6 @@ class TorchBackend:
     def load(cls, path: Path, options: ComputeOptions) -> TorchBackend:
         """From a checkpoint folder or a `.pt`; its convolutions absorb their BatchNorm layers."""
         module, spec, imgsz = load_model(path)
-        if options.nms_free and not is_end2end(module):
-            raise ConfigError(f"{path}: {spec.architecture} has no head without suppression; leave nms_free off")
         metadata = ExportMetadata(spec, imgsz, dynamic=True, end2end=options.nms_free)
         fused: Any = module
         fused.end2end = options.nms_free

@@ -47,11 +47,11 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
 
 
 def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
+    import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    import ray
     from raypose.launch.monitor import EventPump, RunMonitor
     from raypose.launch.worker import train_function
 

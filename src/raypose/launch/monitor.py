@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+
 from raypose.errors import RayposeError
 from raypose.telemetry import Event, Reporter
 

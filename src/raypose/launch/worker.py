@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import ray
 import ray.train
 import torch
 
-import ray
 from raypose.config import RunConfig
 from raypose.engine.loop import run
 from raypose.engine.setup import prepare

@@ -112,7 +112,8 @@ def _read_tensors(source: Path) -> dict[str, Tensor]:
         return dict(_tensors_of(_module_in(_read_pt(source), source)))
     try:
         with safetensors.safe_open(source, framework="pt") as file:
-            tensors = {name.removeprefix(_EMA): file.get_tensor(name) for name in file.keys() if name.startswith(_EMA)}
+            names = [name for name in file.keys() if name.startswith(_EMA)]  # noqa: SIM118 (it is no mapping)
+            tensors = {name.removeprefix(_EMA): file.get_tensor(name) for name in names}
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{source}: {error}; the file is damaged, fetch it again") from error
     if not tensors:

@@ -103,14 +103,14 @@ def cxcywh_to_xyxy(box_cxcywh_N4: FloatArray) -> FloatArray:
     return np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
 
 
-def transform_points(matrix_33: NDArray[np.float64], xy: FloatArray) -> FloatArray:
-    """Points (..., 2) under a projective map."""
-    mapped = xy @ matrix_33[:, :2].T + matrix_33[:, 2]
-    return (mapped[..., :2] / mapped[..., 2:]).astype(xy.dtype)
+def transform_points(matrix: NDArray[np.float64], xy_NK2: FloatArray) -> FloatArray:
+    """Points under one projective map (3, 3), or each of the N groups under its own (N, 3, 3)."""
+    mapped_NK3 = xy_NK2 @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
+    return (mapped_NK3[..., :2] / mapped_NK3[..., 2:]).astype(xy_NK2.dtype)
 
 
-def transform_boxes(matrix_33: NDArray[np.float64], box_xyxy_N4: FloatArray) -> FloatArray:
-    """Bounds of each box's four corners under a projective map."""
+def transform_boxes(matrix: NDArray[np.float64], box_xyxy_N4: FloatArray) -> FloatArray:
+    """Bounds of each box's four corners under one projective map (3, 3), or one for each box (N, 3, 3)."""
     corners_N42 = box_xyxy_N4[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
-    mapped_N42 = transform_points(matrix_33, corners_N42)
+    mapped_N42 = transform_points(matrix, corners_N42)
     return np.concatenate([mapped_N42.min(axis=1), mapped_N42.max(axis=1)], axis=1)
