@@ -1,0 +1,15 @@
+"""Prediction over what a user has: images, folders, globs and videos."""
+
+from raypose.batch.predict import PosePredictor, PredictSummary, predict_source
+from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open_source
+
+__all__ = [
+    "Frame",
+    "ImageFiles",
+    "PosePredictor",
+    "PredictSummary",
+    "Unreadable",
+    "VideoFile",
+    "open_source",
+    "predict_source",
+]

@@ -1,0 +1,205 @@
+"""Predict a whole source: one line of JSON an image, and pictures or a video with the skeletons drawn in."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+
+from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open_source
+from raypose.errors import ConfigError, DataError, StorageError
+from raypose.structures import ImageArray, Poses, Skeleton
+from raypose.vision.draw import draw_poses, encode_jpeg
+
+PREDICTIONS_FILE = "predictions.jsonl"
+PICTURES_FOLDER = "pictures"
+
+
+class _Spec(Protocol):
+    @property
+    def class_names(self) -> tuple[str, ...]: ...
+
+
+class PosePredictor(Protocol):
+    """What prediction needs of `raypose.inference.Predictor`."""
+
+    @property
+    def spec(self) -> _Spec: ...
+
+    def predict(self, images: Sequence[ImageArray]) -> list[Poses]:
+        """The people of each HW3 RGB image."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictSummary:
+    """What came of a source. `failures` has one line for each image that could not be read."""
+
+    images: int
+    people: int
+    failures: tuple[str, ...]
+    wall_s: float
+    out: Path
+
+    @property
+    def images_per_second(self) -> float:
+        return self.images / self.wall_s if self.wall_s > 0 else 0.0
+
+    def __str__(self) -> str:
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"{self.images} images, {self.people} people{failed}, {self.wall_s:.1f} s"
+            f" ({self.images_per_second:.1f} images/s): {self.out}"
+        )
+
+
+def predict_source(
+    predictor: PosePredictor,
+    source: str,
+    out: Path,
+    *,
+    skeleton: Skeleton,
+    pictures: bool = True,
+    batch: int = 8,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> PredictSummary:
+    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 for a video.
+
+    An image that cannot be read is counted in the summary, the others go on. `on_progress` hears how many images
+    are done, and how many there are (0 where a video does not say). `predictions.jsonl` appears when all is done.
+    """
+    if batch < 1:
+        raise ConfigError(f"batch {batch} predicts nothing; use 1 or more")
+    opened = open_source(source)
+    drawing = _picture_writer(opened, out / PICTURES_FOLDER, skeleton) if pictures else None
+    _make_folder(out)
+    partial = out / f"{PREDICTIONS_FILE}.partial"
+    failures: list[str] = []
+    images = people = 0
+    started_s = time.perf_counter()
+    with ExitStack() as stack:
+        lines = stack.enter_context(partial.open("w", encoding="utf-8"))
+        if drawing:
+            stack.callback(drawing.close)
+        for frames in _batches(opened, batch, failures):
+            for frame, poses in zip(frames, predictor.predict([frame.image_HW3 for frame in frames]), strict=True):
+                record = _record(frame, poses, skeleton, predictor.spec.class_names)
+                if isinstance(opened, VideoFile):
+                    record["frame"] = frame.index
+                lines.write(json.dumps(record) + "\n")
+                people += len(poses)
+                if drawing:
+                    drawing.add(frame, poses)
+            images += len(frames)
+            if on_progress:
+                on_progress(images + len(failures), len(opened))
+    partial.replace(out / PREDICTIONS_FILE)
+    return PredictSummary(images, people, tuple(failures), time.perf_counter() - started_s, out)
+
+
+def _batches(source: ImageFiles | VideoFile, batch: int, failures: list[str]) -> Iterator[list[Frame]]:
+    """Frames in lists of `batch`; what cannot be read goes to `failures`."""
+    frames: list[Frame] = []
+    for item in source:
+        if isinstance(item, Unreadable):
+            failures.append(str(item.error))
+            continue
+        frames.append(item)
+        if len(frames) == batch:
+            yield frames
+            frames = []
+    if frames:
+        yield frames
+
+
+def _record(frame: Frame, poses: Poses, skeleton: Skeleton, class_names: tuple[str, ...]) -> dict[str, Any]:
+    height, width = frame.image_HW3.shape[:2]
+    people = [
+        {
+            "box": [round(float(value), 2) for value in poses.box_xyxy_N4[index]],
+            "score": round(float(poses.score_N[index]), 4),
+            "class": class_names[int(poses.class_N[index])],
+            "keypoints": [
+                {"name": name, "x": round(float(x), 2), "y": round(float(y), 2), "confidence": round(float(conf), 4)}
+                for name, (x, y, conf) in zip(skeleton.names, poses.keypoints_NK3[index], strict=True)
+            ],
+        }
+        for index in range(len(poses))
+    ]
+    return {"file": frame.name, "width": width, "height": height, "people": people}
+
+
+class _PictureWriter(Protocol):
+    def add(self, frame: Frame, poses: Poses) -> None:
+        """Draw one frame and keep it."""
+
+    def close(self) -> None:
+        """Finish what was written."""
+
+
+def _picture_writer(source: ImageFiles | VideoFile, folder: Path, skeleton: Skeleton) -> _PictureWriter:
+    root = source.path.parent if isinstance(source, VideoFile) else source.root
+    if root.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{root}: pictures would be written to {folder} and overwrite it; choose another output folder")
+    if isinstance(source, VideoFile):
+        return _VideoPictures(folder / f"{source.path.stem}.mp4", source.fps, skeleton)
+    return _JpegPictures(folder, skeleton)
+
+
+class _JpegPictures:
+    """One .jpg for each image, at the image's own path below the folder."""
+
+    def __init__(self, folder: Path, skeleton: Skeleton) -> None:
+        self._folder = folder
+        self._skeleton = skeleton
+        self._taken: set[Path] = set()
+
+    def add(self, frame: Frame, poses: Poses) -> None:
+        path = self._folder / Path(frame.name).with_suffix(".jpg")
+        if path in self._taken:  # a.png beside a.jpg
+            path = self._folder / f"{frame.name}.jpg"
+        self._taken.add(path)
+        _make_folder(path.parent)
+        path.write_bytes(encode_jpeg(draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)))
+
+    def close(self) -> None:
+        """Nothing to do: a picture is complete once it was added."""
+
+
+class _VideoPictures:
+    """All frames as one video of the source's frame rate."""
+
+    def __init__(self, path: Path, fps: float, skeleton: Skeleton) -> None:
+        self._path = path
+        self._fps = fps
+        self._skeleton = skeleton
+        self._writer: cv2.VideoWriter | None = None
+
+    def add(self, frame: Frame, poses: Poses) -> None:
+        drawn_HW3 = draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)
+        if self._writer is None:
+            self._writer = self._open(drawn_HW3.shape[1], drawn_HW3.shape[0])
+        self._writer.write(cv2.cvtColor(drawn_HW3, cv2.COLOR_RGB2BGR))
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.release()
+
+    def _open(self, width: int, height: int) -> cv2.VideoWriter:
+        _make_folder(self._path.parent)
+        writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
+        if not writer.isOpened():
+            raise StorageError(f"{self._path}: cannot write a {width}x{height} video here; try with pictures off")
+        return writer
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another output folder") from error
