@@ -1,0 +1,77 @@
+"""`ultralytics.YOLO("model.pt")` and raypose find the same people in the same places."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from conftest import ModelFactory
+from ultralytics import YOLO
+from ultralytics.nn.tasks import torch_safe_load
+
+from raypose.config.schema import TrainConfig
+from raypose.inference import Predictor
+from raypose.model import ModelSpec, load_model, save_ultralytics
+from raypose.structures import ImageArray, Poses
+
+TRAIN = TrainConfig(imgsz=256)
+
+
+@pytest.fixture
+def saved(spec: ModelSpec, lively_model: ModelFactory, tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    save_ultralytics(lively_model(spec), spec, TRAIN, path, epoch=3, metrics={"pose_ap": 0.5})
+    return path
+
+
+def assert_same(ours: Poses, theirs: Any, *, tolerance_px: float) -> None:
+    assert len(ours) == len(theirs.boxes) > 3
+    np.testing.assert_allclose(ours.score_N, theirs.boxes.conf.numpy(), atol=0.1 * tolerance_px)
+    np.testing.assert_allclose(ours.box_xyxy_N4, theirs.boxes.xyxy.numpy(), atol=tolerance_px)
+    np.testing.assert_allclose(ours.keypoints_NK3, theirs.keypoints.data.numpy(), atol=tolerance_px)
+
+
+@pytest.mark.parametrize("nms_free", [False, True], ids=["nms", "nms_free"])
+def test_a_saved_model_predicts_in_ultralytics_what_it_predicts_here(
+    saved: Path, spec: ModelSpec, picture: ImageArray, nms_free: bool
+) -> None:
+    if nms_free and not spec.architecture.startswith("yolo26"):
+        pytest.skip("only yolo26 has a head without suppression")
+    predictor = Predictor.load(saved, device="cpu", conf=0.3, iou=0.5, max_det=50, nms_free=nms_free)
+    (ours,) = predictor.predict([picture])
+    options = {"nms": False} if nms_free else {}
+    (theirs,) = YOLO(saved).predict(
+        picture[..., ::-1], imgsz=256, conf=0.3, iou=0.5, max_det=50, device="cpu", verbose=False, **options
+    )
+    assert_same(ours, theirs, tolerance_px=1e-4)
+
+
+def test_a_live_model_predicts_as_its_saved_file_does(
+    saved: Path, spec: ModelSpec, lively_model: ModelFactory, picture: ImageArray
+) -> None:
+    # A file's BatchNorm layers melt into convolutions, which a model that goes on training cannot afford.
+    (live,) = Predictor.from_model(lively_model(spec), spec, 256, conf=0.3).predict([picture])
+    (theirs,) = YOLO(saved).predict(picture[..., ::-1], imgsz=256, conf=0.3, device="cpu", verbose=False)
+    assert_same(live, theirs, tolerance_px=0.02)
+
+
+def test_the_allow_list_loader_of_ultralytics_accepts_a_saved_model(saved: Path, spec: ModelSpec) -> None:
+    content, _ = torch_safe_load(saved, safe_only=True)
+    assert content["model"].kpt_shape == [spec.skeleton.keypoints, 3]
+    assert content["epoch"] == 3
+    assert content["train_metrics"] == {"pose_ap": 0.5}
+    assert all(weight.dtype == torch.float32 for weight in content["model"].parameters())
+
+
+def test_a_model_trained_by_ultralytics_alone_can_be_loaded(saved: Path, spec: ModelSpec, tmp_path: Path) -> None:
+    content, _ = torch_safe_load(saved, safe_only=True)
+    foreign = tmp_path / "foreign.pt"
+    torch.save({key: value for key, value in content.items() if key != "raypose"}, foreign)
+    model, described, imgsz = load_model(foreign)
+    assert (described.architecture, described.class_names, imgsz) == (spec.architecture, spec.class_names, 256)
+    assert described.skeleton.names == spec.skeleton.names
+    expected = content["model"].state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
