@@ -104,7 +104,7 @@ class _Interpreter:
                 step(self, argument)
             else:
                 self.refuse(f"opcode {name}" if argument is None else f"opcode {name} ({str(argument)[:80]})")
-        return self.stack.pop()
+        return self.pop()
 
     def refuse(self, asked: str) -> NoReturn:
         """Stop before something that is not data."""

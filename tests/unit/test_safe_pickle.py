@@ -1,0 +1,272 @@
+"""What label pickles and shard records may hold, and what happens to everything else."""
+
+from __future__ import annotations
+
+import builtins
+import copyreg
+import io
+import os
+import pickle
+import struct
+from collections import OrderedDict
+from fractions import Fraction
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from raypose.data.safe_pickle import MAX_LABEL_BYTES, MAX_OPERATIONS, load_label, load_plain
+from raypose.errors import DataError, UnsafePickleError
+
+PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
+
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=20)
+    | st.binary(max_size=40)
+)
+plain_values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=5)
+        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=5)
+        | st.lists(inner, max_size=5).map(tuple)
+    ),
+    max_leaves=20,
+)
+
+
+@given(plain_values)
+def test_any_plain_value_comes_back_equal(value: Any) -> None:
+    assert load_plain(pickle.dumps(value, protocol=5), "x") == value
+
+
+@given(plain_values, st.sampled_from(PROTOCOLS))
+def test_a_label_of_any_protocol_comes_back_equal(value: Any, protocol: int) -> None:
+    assert load_label(pickle.dumps(value, protocol), "x") == value
+
+
+@given(
+    hnp.arrays(
+        dtype=st.sampled_from([">f4", "<f8", "<f2", "<i8", ">i2", "u1", "?", "<U5", "S3"]),
+        shape=hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4),
+    ),
+    st.sampled_from(PROTOCOLS),
+    st.booleans(),
+)
+def test_numpy_arrays_of_every_protocol_and_memory_order_come_back_equal(
+    array: np.ndarray, protocol: int, is_transposed: bool
+) -> None:
+    array = array.T if is_transposed else array
+    label = load_label(pickle.dumps({"a": array, "again": [array, array]}, protocol), "x")
+    np.testing.assert_array_equal(label["a"], array)  # type: ignore[index]
+    np.testing.assert_array_equal(label["again"][1], array)  # type: ignore[index]
+    assert label["a"].dtype == array.dtype  # type: ignore[index]
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_scalars_sets_and_bytearrays_of_every_protocol_come_back_equal(protocol: int) -> None:
+    label = [
+        np.float32(1.5),
+        np.int64(-3),
+        np.bool_(True),
+        {1, 2},
+        frozenset({"a"}),
+        bytearray(b"\xff"),
+        b"",
+        bytearray(),
+    ]
+    assert load_label(pickle.dumps(label, protocol), "x") == label
+
+
+@pytest.mark.parametrize("module", ["numpy.core", "numpy._core"])
+def test_arrays_that_numpy_1_or_2_pickled_are_read(module: str) -> None:
+    content = pickle.dumps(np.arange(6.0).reshape(2, 3), protocol=2)
+    content = content.replace(b"numpy._core.multiarray", module.encode() + b".multiarray")
+    content = content.replace(b"numpy.core.multiarray", module.encode() + b".multiarray")
+    np.testing.assert_array_equal(load_label(content, "x"), np.arange(6.0).reshape(2, 3))
+
+
+class Calls:
+    """Pickles as a call of `function`."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.call = function, arguments
+
+    def __reduce__(self) -> Any:
+        return self.call
+
+
+def _with_persistent_id() -> bytes:
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> str | None:
+            return "elsewhere" if value == "secret" else None
+
+    buffer = io.BytesIO()
+    Pickler(buffer, 4).dump(["secret"])
+    return buffer.getvalue()
+
+
+def _from_registry() -> bytes:
+    copyreg.add_extension("posix", "system", 0x1234)
+    try:
+        return pickle.dumps(Calls(os.system, "touch stolen"), protocol=4)
+    finally:
+        copyreg.remove_extension("posix", "system", 0x1234)
+
+
+HOSTILE = {
+    "os.system": (pickle.dumps(Calls(os.system, "touch stolen")), "system"),
+    "posix by name": (b"cposix\nsystem\n(S'touch stolen'\ntR.", "posix.system"),
+    "builtins.eval": (pickle.dumps(Calls(builtins.eval, "1")), "builtins.eval"),
+    "protocol 0 eval": (pickle.dumps(Calls(builtins.eval, "1"), 0), "__builtin__.eval"),
+    "nested deep": (pickle.dumps([{"a": [({"b": Calls(os.system, "x")},)]}]), "system"),
+    "global never called": (pickle.dumps([os.system]), "system"),
+    "getattr chain": (pickle.dumps(Calls(getattr, [], "append")), "getattr"),
+    "dotted through numpy": (b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.", "numpy.dtype.__init__"),
+    "numpy's own loader": (pickle.dumps(Calls(np.load, "x")), "load"),
+    "memo trick": (b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93)R.", "os.system"),
+    "old instance": (b"(S'x'\nios\nsystem\n.", "STRING"),
+    "instance opcode": (b"(ios\nsystem\n.", "os system"),
+    "object opcode": (b"(cbuiltins\nset\no.", "OBJ"),
+    "new object": (pickle.dumps(PurePosixPath("a")), "pathlib"),
+    "class instance": (pickle.dumps(Fraction(1, 2)), "fractions.Fraction"),
+    "ordered dict": (pickle.dumps(OrderedDict(a=1)), "collections.OrderedDict"),
+    "extension registry": (_from_registry(), "EXT"),
+    "persistent id": (_with_persistent_id(), "BINPERSID"),
+    "text persistent id": (b"Pname\n.", "PERSID"),
+    "out-of-band buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
+    "call of data": (b"\x80\x04])R.", "a call of list"),
+    "call of ndarray": (b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93)R.", "numpy.ndarray"),
+    "state into a builder": (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93}b.", "inside"),
+    "state into a dict": (b"\x80\x04}}b.", "inside"),
+    "builder as value": (b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93\x85.", "numpy.ndarray"),
+    "half an array": (
+        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt\x8c\x01btR.",
+        "unfinished",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_label_is_refused_by_name_and_nothing_runs(
+    name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    content, culprit = HOSTILE[name]
+    with pytest.raises(UnsafePickleError) as caught:
+        load_label(content, "labels/a.pkl")
+    assert culprit in str(caught.value) and "labels/a.pkl" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_extension_registry_is_not_used_even_when_its_code_is_known() -> None:
+    content = _from_registry()
+    copyreg.add_extension("posix", "system", 0x1234)
+    try:
+        with pytest.raises(UnsafePickleError):
+            load_label(content, "x")
+        with pytest.raises(UnsafePickleError):
+            load_plain(content, "x")
+    finally:
+        copyreg.remove_extension("posix", "system", 0x1234)
+
+
+@pytest.mark.parametrize(
+    "value", [np.zeros(3), np.float32(1), {1, 2}, bytearray(b"a"), frozenset({1}), Fraction(1), os.system, range(3)]
+)
+def test_a_shard_record_may_not_even_hold_arrays_or_sets(value: Any) -> None:
+    with pytest.raises(UnsafePickleError, match=r"shard-0\.pkl"):
+        load_plain(pickle.dumps({"a": value}, protocol=5), "shard-0.pkl")
+
+
+def _array_state(shape: bytes, data: bytes = b"\x00" * 8) -> bytes:
+    return (
+        b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR(K\x01"
+        + shape
+        + b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x88tR"
+        + b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89C"
+        + bytes([len(data)])
+        + data
+        + b"tb."
+    )
+
+
+def test_the_hand_written_array_of_the_next_test_is_valid() -> None:
+    np.testing.assert_array_equal(load_label(_array_state(b"K\x01\x85"), "x"), np.zeros(1))
+
+
+BROKEN = {
+    "nothing": b"",
+    "text": b"hello world",
+    "a jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
+    "only stop": b".",
+    "no stop": b"\x80\x04]",
+    "bytes after the end": pickle.dumps([1]) + b"x",
+    "two values": b"\x80\x04]].",
+    "huge bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
+    "huge text": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"abc.",
+    "huge bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"abc.",
+    "huge memo index": b"\x80\x04Nr\xff\xff\xff\x7fj\xfe\xff\xff\x7f.",
+    "unknown memo": b"\x80\x04h\x07.",
+    "unknown protocol": b"\x80\x63N.",
+    "unhashable key": b"\x80\x04}]Ns.",
+    "odd dict": b"\x80\x04}(Nu.",
+    "mark as value": b"\x80\x04(.",
+    "empty stack": b"\x80\x04a.",
+    "text integer of a million digits": b"L" + b"9" * 1_000_000 + b"L\n.",
+    "negative long": b"\x80\x02\x8b\xff\xff\xff\xff.",
+    "array larger than its bytes": _array_state(b"J\x00\x00\x00\x40J\x00\x00\x00\x40\x86"),
+    "array smaller than its bytes": _array_state(b"K\x00\x85"),
+    "array of negative shape": _array_state(b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86"),
+    "object array": pickle.dumps(np.array([{}], dtype=object)),
+    "structured array": pickle.dumps(np.zeros(2, dtype=[("a", "f4")])),
+    "dates": pickle.dumps(np.array(["2026-01-01"], dtype="M8[D]")),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_label_is_a_data_error_that_names_the_file(name: str) -> None:
+    with pytest.raises(DataError, match=r"labels/a\.pkl"):
+        load_label(BROKEN[name], "labels/a.pkl")
+
+
+@settings(max_examples=200)
+@given(st.binary(max_size=200))
+def test_garbage_never_raises_anything_but_a_data_error(content: bytes) -> None:
+    for load in (load_plain, load_label):
+        try:
+            load(content, "x")
+        except DataError as error:
+            assert str(error).startswith("x: ")
+
+
+@settings(max_examples=200)
+@given(st.data())
+def test_a_changed_or_cut_label_never_raises_anything_but_a_data_error(data: st.DataObject) -> None:
+    label = [{"keypoints": np.ones((2, 3)), "box": [1.0, 2, 3, 4], "class": 0}]
+    content = bytearray(pickle.dumps(label, data.draw(st.sampled_from(PROTOCOLS))))
+    for _ in range(data.draw(st.integers(1, 4))):
+        content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        load_label(bytes(content[: data.draw(st.integers(0, len(content)))]), "x")
+    except DataError as error:
+        assert "x" in str(error)
+
+
+def test_a_label_that_is_too_large_is_refused_before_it_is_read() -> None:
+    with pytest.raises(DataError, match="expected at most"):
+        load_label(bytes(MAX_LABEL_BYTES + 1), "x")
+
+
+def test_a_small_file_cannot_make_millions_of_objects() -> None:
+    with pytest.raises(DataError, match="opcodes"):
+        load_label(b"\x80\x04(" + b"]" * (MAX_OPERATIONS + 1) + b"l.", "x")
