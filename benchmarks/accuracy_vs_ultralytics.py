@@ -1,0 +1,309 @@
+"""Does raypose train models that are as accurate as Ultralytics trains them?
+
+Both train yolo11n-pose with one recipe, the same images and three seeds, (a) on drawn people from scratch and (b) on
+Leeds Sports Pose Extended from weights that Ultralytics trained in (a). One predictor and one COCO evaluator judge all
+`last.pt`. Each training that is done leaves a JSON file in `--work` and is not repeated. See benchmarks/README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import raypose
+from raypose.config import load_config
+from raypose.data.build import build_shard_set
+from raypose.data.importers.coco import read_coco
+from raypose.data.shard_set import ShardSet
+from raypose.data.synth import synthesize
+from raypose.structures import COCO_PERSON, Sample
+
+PROJECT = Path(__file__).resolve().parents[1]
+ARCHITECTURE = "yolo11n-pose"
+FRAMEWORKS = ("ultralytics", "raypose")
+SEEDS = (0, 1, 2)
+
+# Both frameworks call these by the same names.
+TRAIN = {"batch": 32, "nbs": 32, "optimizer": "AdamW", "lr0": 0.002, "warmup_epochs": 1.0, "patience": 0}
+AUGMENT = {"mosaic": 0.5}
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A data set with what is particular to training on it."""
+
+    name: str
+    train: dict[str, int]
+    close_mosaic: int
+    pretrained: str | None = None
+
+    def settings(self, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Training and augmentation settings of one run."""
+        return TRAIN | self.train | {"seed": seed}, AUGMENT | {"close_mosaic": self.close_mosaic}
+
+
+RECIPES = {
+    "synth": Recipe("synth", {"epochs": 14, "imgsz": 160}, close_mosaic=4),
+    "lspet": Recipe("lspet", {"epochs": 40, "imgsz": 192}, close_mosaic=10, pretrained="ultralytics/synth-0"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One training of one framework, and where it leaves its things."""
+
+    work: Path
+    recipe: Recipe
+    framework: str
+    seed: int
+    folder: Path = field(init=False)
+    result: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "folder", self.work / self.framework / f"{self.recipe.name}-{self.seed}")
+        object.__setattr__(
+            self, "result", self.work / "results" / f"{self.recipe.name}-{self.framework}-{self.seed}.json"
+        )
+
+    @property
+    def weights(self) -> Path:
+        return self.folder / "weights" / "last.pt"
+
+    def run(self) -> None:
+        """Train, judge, and leave the result; what is already there is not done again."""
+        if self.result.exists():
+            return
+        trained = self.folder / "trained.json"
+        if not trained.exists():
+            start = time.monotonic()
+            print(f"{self.result.stem}: training, log in {self.folder}.log", flush=True)
+            self._train()
+            _write_json(trained, {"seconds": round(time.monotonic() - start)})
+        data, imgsz = shards(self.work, self.recipe.name, "val"), self.recipe.train["imgsz"]
+        metrics = raypose.validate(self.weights, data=str(data), imgsz=imgsz).metrics
+        _write_json(self.result, {**json.loads(trained.read_text()), "metrics": metrics})
+        print(f"{self.result.stem}: AP50 {metrics['pose_ap50']:.4f}", flush=True)
+
+    def _train(self) -> None:
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        command = _ultralytics_command(self) if self.framework == "ultralytics" else _raypose_command(self)
+        with Path(f"{self.folder}.log").open("ab") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=log, env=_environment(self.work))
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.rename(path)
+
+
+def _ultralytics_command(job: Job) -> list[str]:
+    train, augment = job.recipe.settings(job.seed)
+    settings = (
+        train
+        | augment
+        | {
+            "model": f"{ARCHITECTURE}.yaml",
+            "data": job.work / "data" / job.recipe.name / "yolo" / "data.yaml",
+            "project": job.folder.parent,
+            "name": job.folder.name,
+            "exist_ok": True,
+            "device": "cpu",
+            "workers": 0,
+            "plots": False,
+            "val": False,  # its own numbers are not COCO's; at the end it validates anyway
+        }
+    )
+    if job.recipe.pretrained:
+        settings["pretrained"] = job.work / job.recipe.pretrained / "weights" / "last.pt"
+    return [_tool("yolo"), "pose", "train", *(f"{key}={value}" for key, value in settings.items())]
+
+
+def _raypose_command(job: Job) -> list[str]:
+    if (job.folder / "checkpoints").exists():
+        return [_tool("raypose"), "train", "--resume", str(job.folder)]
+    train, augment = job.recipe.settings(job.seed)
+    settings = {
+        "name": job.folder.name,
+        "storage": job.folder.parent,
+        "model.architecture": ARCHITECTURE,
+        "data.train": shards(job.work, job.recipe.name, "train"),
+        "data.val": shards(job.work, job.recipe.name, "val"),
+        "val.every_epochs": train["epochs"],
+        **{f"train.{key}": value for key, value in train.items()},
+        **{f"augment.{key}": value for key, value in augment.items()},
+    }
+    if job.recipe.pretrained:
+        settings["model.pretrained"] = job.work / job.recipe.pretrained / "weights" / "last.pt"
+    overrides = [f"{key}={value}" for key, value in settings.items()]
+    load_config(None, overrides)
+    return [_tool("raypose"), "train", *overrides]
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _environment(work: Path) -> dict[str, str]:
+    """Offline, and with Ultralytics' settings file in the work folder instead of the home directory."""
+    settings = work / "ultralytics-settings"
+    settings.mkdir(parents=True, exist_ok=True)
+    quiet = {"YOLO_OFFLINE": "true", "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
+    return os.environ | quiet | {"YOLO_CONFIG_DIR": str(settings)}
+
+
+# --- the same images for both: shards for raypose, and from them a YOLO folder for Ultralytics ---
+
+
+def shards(work: Path, name: str, split: str) -> Path:
+    return work / "data" / name / "shards" / split
+
+
+def prepare(work: Path, name: str, lspet: Path) -> None:
+    """Build a data set in both forms, unless it is there. `data.yaml` is written last."""
+    yolo = work / "data" / name / "yolo"
+    if (yolo / "data.yaml").exists():
+        return
+    for split, seed, count in (("train", 1, 1536), ("val", 2, 384)):
+        out = str(shards(work, name, split))
+        if name == "synth":
+            build_shard_set(synthesize(count, seed, 320), COCO_PERSON, ("person",), out, overwrite=True)
+        else:
+            source = read_coco(lspet / "annotations" / f"{split}.json", lspet / split)
+            build_shard_set(source.samples, source.skeleton, source.class_names, out, overwrite=True)
+        for sample in ShardSet.open(out):
+            _write_yolo(sample, yolo, split)
+    built = ShardSet.open(str(shards(work, name, "train")))
+    description = {
+        "path": str(yolo),
+        "train": "images/train",
+        "val": "images/val",
+        "names": dict(enumerate(built.class_names)),
+        "kpt_shape": [built.skeleton.keypoints, 3],
+        "flip_idx": list(built.skeleton.flip_index),
+        "kpt_oks_sigmas": list(built.skeleton.sigmas or ()),
+    }
+    (yolo / "data.yaml").write_text(yaml.safe_dump(description))
+
+
+def _write_yolo(sample: Sample, yolo: Path, split: str) -> None:
+    name = sample.id.replace("/", "_").removesuffix(".jpg")
+    for kind, suffix, content in (("images", "jpg", sample.image), ("labels", "txt", _yolo_lines(sample).encode())):
+        path = yolo / kind / split / f"{name}.{suffix}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _yolo_lines(sample: Sample) -> str:
+    """A line for each person who is not ignored: class, box centre and size, keypoints, all normalised."""
+    people = sample.people.select(~sample.people.ignore_N)
+    lines = []
+    for index in range(len(people)):
+        x1, y1, x2, y2 = people.box_xyxy_N4[index].tolist()
+        numbers = [
+            (x1 + x2) / 2 / sample.width,
+            (y1 + y2) / 2 / sample.height,
+            (x2 - x1) / sample.width,
+            (y2 - y1) / sample.height,
+        ]
+        for x, y, visibility in people.keypoints_NK3[index].tolist():
+            numbers += [x / sample.width, y / sample.height, visibility]
+        lines.append(" ".join([str(people.class_N[index]), *(f"{number:.6f}" for number in numbers)]))
+    return "\n".join(lines)
+
+
+# --- all jobs, and what comes out ---
+
+
+def jobs(work: Path, sets: list[str], frameworks: list[str]) -> Iterator[list[Job]]:
+    """Groups that depend on each other in this order; the jobs of a group can run side by side."""
+    for name in sets:
+        for framework in frameworks:
+            yield [Job(work, RECIPES[name], framework, seed) for seed in SEEDS]
+
+
+def compare(work: Path) -> dict[str, Any]:
+    """Median AP50 of both on each set; `ratio` is raypose's over Ultralytics' on the worse set, null while unknown."""
+    found: dict[str, Any] = {}
+    ratios = []
+    for name, recipe in RECIPES.items():
+        entry: dict[str, Any] = {"recipe": TRAIN | AUGMENT | recipe.train | {"close_mosaic": recipe.close_mosaic}}
+        for framework in FRAMEWORKS:
+            results = [
+                job.result for job in (Job(work, recipe, framework, seed) for seed in SEEDS) if job.result.exists()
+            ]
+            done = [json.loads(path.read_text()) for path in results]
+            entry[framework] = {
+                "ap50": [round(result["metrics"]["pose_ap50"], 4) for result in done],
+                "ap": [round(result["metrics"]["pose_ap"], 4) for result in done],
+                "seconds": [result["seconds"] for result in done],
+            }
+        medians = [statistics.median(entry[it]["ap50"]) for it in FRAMEWORKS if len(entry[it]["ap50"]) == len(SEEDS)]
+        entry["ratio"] = round(medians[1] / medians[0], 4) if len(medians) == len(FRAMEWORKS) else None
+        ratios.append(entry["ratio"])
+        found[name] = entry
+    return {"ratio": None if None in ratios else min(ratios), **found}
+
+
+def record(comparison: dict[str, Any], work: Path) -> Path:
+    """Keep a finished comparison in benchmarks/results/, with machine, date, versions and data."""
+    manifests = {name: shards(work, name, "train") / "manifest.json" for name in RECIPES}
+    about = {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": {"cpu": _cpu_name(), "cores": os.cpu_count(), "system": platform.platform()},
+        "versions": {name: version(name) for name in ("raypose", "ultralytics", "torch", "ray", "numpy")},
+        "data_sha256": {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in manifests.items()},
+    }
+    path = PROJECT / "benchmarks" / "results" / f"accuracy-{about['date']}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(about | comparison, indent=2) + "\n")
+    return path
+
+
+def _cpu_name() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--work", type=Path, default=PROJECT / "runs" / "bench", help="data, runs and results")
+    parser.add_argument(
+        "--lspet", type=Path, default=PROJECT.parent / "shared" / "data" / "lspet", help="COCO JSON of LSPET"
+    )
+    parser.add_argument("--set", choices=RECIPES, help="only this data set")
+    parser.add_argument("--only", choices=FRAMEWORKS, help="only this framework")
+    parser.add_argument("--jobs", type=int, default=1, help="Ultralytics trainings side by side")
+    options = parser.parse_args()
+    work = options.work.resolve()
+    sets = [options.set] if options.set else list(RECIPES)
+    for name in sets:
+        prepare(work, name, options.lspet)
+    for group in jobs(work, sets, [options.only] if options.only else list(FRAMEWORKS)):
+        # On CPU, Ultralytics leaves one core idle; raypose uses all of them.
+        with ThreadPoolExecutor(options.jobs if group[0].framework == "ultralytics" else 1) as pool:
+            list(pool.map(Job.run, group))
+    comparison = compare(work)
+    if comparison["ratio"] is not None:
+        print(f"recorded in {record(comparison, work)}")
+    print(json.dumps(comparison))
+
+
+if __name__ == "__main__":
+    main()
