@@ -18,7 +18,8 @@ from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, BoolArray, FloatArray, ImageArray, People, Sample
 
 _MIN_SIZE_PX = 64
-_OBJECT = 255
+_MOST_OVERLAP = 0.5  # of the smaller of two boxes
+_OBJECT = 255  # owner of a pixel of the foreground
 _PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
 _ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
 _SCENES = (  # RGB above and below the horizon
@@ -76,12 +77,14 @@ def _sample(rng: Generator, sample_id: str, size_px: int) -> Sample:
 def _place_figures(rng: Generator, width: int, height: int) -> list[_Place]:
     """People side by side who overlap at most moderately, the farthest first."""
     wanted = int(rng.choice(len(_PEOPLE_CHANCES), p=_PEOPLE_CHANCES))
-    slots = rng.permutation(wanted)
+    spread = rng.uniform(0.3, 1.0) if wanted > 1 else 1.0  # the part of the width that a group takes
+    middle = rng.uniform(spread / 2, 1 - spread / 2)
     places: list[_Place] = []
-    for slot in slots:
+    for slot in rng.permutation(wanted):
         for _ in range(6):
-            place = _place_one(rng, width, height, (slot + rng.uniform(0.2, 0.8)) / wanted, wanted)
-            if all(_overlap(place.box_xyxy, other.box_xyxy) < 0.4 for other in places):
+            across = (slot + rng.uniform(-0.2, 1.2)) / wanted
+            place = _place_one(rng, width, height, middle + (across - 0.5) * spread, wanted)
+            if all(_overlap(place.box_xyxy, other.box_xyxy) < _MOST_OVERLAP for other in places):
                 places.append(place)
                 break
     return sorted(places, key=lambda place: float(place.box_xyxy[3]))
@@ -100,7 +103,7 @@ def _place_one(rng: Generator, width: int, height: int, across: float, people: i
         scale_px *= rng.uniform(1.1, 1.5)
         ground_px = height + rng.uniform(0.05, 0.4) * tall_px
     half_px = (right - left) * scale_px / 2
-    centre_px = across * width
+    centre_px = float(np.clip(across, 0.08, 0.92)) * width
     if rng.random() > 0.12:  # most people are wholly inside from left to right
         centre_px = float(np.clip(centre_px, min(half_px, width / 2), max(width - half_px, width / 2)))
     origin_x, origin_y = centre_px - (left + right) / 2 * scale_px, ground_px - bottom * scale_px
