@@ -80,10 +80,13 @@ class _Shape(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Paint:
+class _Stroke:
+    """One filled polygon: points `first` to `last` of the figure's outlines."""
+
     part: Part
     colour: tuple[int, int, int]
-    outline_P2: FloatArray
+    first: int
+    last: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,8 @@ class Figure:
     body: Body
     keypoints_K2: FloatArray
     turned_away_K: BoolArray
-    strokes: tuple[_Paint, ...]
+    outline_P2: FloatArray
+    strokes: tuple[_Stroke, ...]
     bounds_xyxy: tuple[float, float, float, float]
 
     def paint(self, canvas_HW3: ImageArray, scale_px: float, origin_xy: tuple[float, float]) -> ImageArray:
@@ -104,10 +108,11 @@ class Figure:
         part_HW = np.zeros(canvas_HW3.shape[:2], np.uint8)
         # OpenCV puts integer coordinates at pixel centres, raypose at pixel corners.
         offset = np.asarray(origin_xy) - 0.5
+        fixed_P2 = np.rint((self.outline_P2 * scale_px + offset) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
         for stroke in self.strokes:
-            fixed_P2 = np.rint((stroke.outline_P2 * scale_px + offset) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-            cv2.fillConvexPoly(canvas_HW3, fixed_P2, stroke.colour, cv2.LINE_AA, _SUBPIXEL_BITS)
-            cv2.fillConvexPoly(part_HW, fixed_P2, int(stroke.part), cv2.LINE_8, _SUBPIXEL_BITS)
+            polygon_P2 = fixed_P2[stroke.first : stroke.last]
+            cv2.fillConvexPoly(canvas_HW3, polygon_P2, stroke.colour, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.fillConvexPoly(part_HW, polygon_P2, int(stroke.part), cv2.LINE_8, _SUBPIXEL_BITS)
         return part_HW
 
     def shows(self, keypoint: int, part: int) -> bool:
@@ -135,11 +140,10 @@ def random_figure(rng: Generator) -> Figure:
     body, outfit = random_body(rng), _random_outfit(rng)
     points = body.points | _extra_points(body)
     shapes = sorted(_shapes(body, points, outfit), key=lambda shape: shape.depth)
-    strokes = _outlined(shapes, points)
-    outline_P2 = np.concatenate([stroke.outline_P2 for stroke in strokes])
+    outline_P2, strokes = _outlined(shapes, points)
     (left, top), (right, bottom) = outline_P2.min(0).tolist(), outline_P2.max(0).tolist()
     keypoints_K2 = np.array([points[name][:2] for name in COCO_PERSON.names], np.float32)
-    return Figure(body, keypoints_K2, _turned_away(body), strokes, (left, top, right, bottom))
+    return Figure(body, keypoints_K2, _turned_away(body), outline_P2, strokes, (left, top, right, bottom))
 
 
 def _random_outfit(rng: Generator) -> _Outfit:
@@ -190,17 +194,23 @@ def _turned_away(body: Body) -> BoolArray:
     return np.array(away, np.bool_)
 
 
-def _outlined(shapes: Sequence[_Shape], points: dict[str, tuple[float, float, float]]) -> tuple[_Paint, ...]:
+def _outlined(
+    shapes: Sequence[_Shape], points: dict[str, tuple[float, float, float]]
+) -> tuple[FloatArray, tuple[_Stroke, ...]]:
+    """The outlines of all shapes end to end, and what they are filled with."""
     circle_S3 = np.array([(*points[name][:2], radius) for shape in shapes for name, radius in shape.circles])
     rim_SP2 = (circle_S3[:, None, :2] + circle_S3[:, None, 2:] * _CIRCLE_P2).astype(np.float32)
-    strokes, first = [], 0
+    hulls: list[FloatArray] = []
+    strokes = []
+    circle = first = 0
     for shape in shapes:
-        last = first + len(shape.circles)
+        rim_P2 = rim_SP2[circle : circle + len(shape.circles)].reshape(-1, 2)
+        hulls.append(cv2.convexHull(rim_P2)[:, 0])
+        last = first + len(hulls[-1])
         red, green, blue = (min(255, max(0, round(value))) for value in shape.colour)
-        hull_P2 = cv2.convexHull(rim_SP2[first:last].reshape(-1, 2))[:, 0]
-        strokes.append(_Paint(shape.part, (red, green, blue), hull_P2))
-        first = last
-    return tuple(strokes)
+        strokes.append(_Stroke(shape.part, (red, green, blue), first, last))
+        circle, first = circle + len(shape.circles), last
+    return np.concatenate(hulls), tuple(strokes)
 
 
 def _shapes(body: Body, points: dict[str, tuple[float, float, float]], outfit: _Outfit) -> Iterator[_Shape]:

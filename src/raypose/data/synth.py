@@ -21,6 +21,8 @@ _MIN_SIZE_PX = 64
 _MOST_OVERLAP = 0.5  # of the smaller of two boxes
 _OBJECT = 255  # owner of a pixel of the foreground
 _PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
+_HEIGHT_SHARE = {1: (0.48, 0.88), 2: (0.43, 0.82), 3: (0.37, 0.69), 4: (0.34, 0.62)}
+"""Height of a standing person as a share of the image, by the number of people."""
 _ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
 _SCENES = (  # RGB above and below the horizon
     ((150, 190, 225), (110, 145, 80)),  # sky, meadow
@@ -81,21 +83,22 @@ def _place_figures(rng: Generator, width: int, height: int) -> list[_Place]:
     middle = rng.uniform(spread / 2, 1 - spread / 2)
     places: list[_Place] = []
     for slot in rng.permutation(wanted):
+        figure = random_figure(rng)
         for _ in range(6):
             across = (slot + rng.uniform(-0.2, 1.2)) / wanted
-            place = _place_one(rng, width, height, middle + (across - 0.5) * spread, wanted)
+            place = _place_one(rng, figure, (width, height), middle + (across - 0.5) * spread, wanted)
             if all(_overlap(place.box_xyxy, other.box_xyxy) < _MOST_OVERLAP for other in places):
                 places.append(place)
                 break
     return sorted(places, key=lambda place: float(place.box_xyxy[3]))
 
 
-def _place_one(rng: Generator, width: int, height: int, across: float, people: int) -> _Place:
-    figure = random_figure(rng)
+def _place_one(rng: Generator, figure: Figure, size_wh: tuple[int, int], across: float, people: int) -> _Place:
+    """One person about `across` (0 to 1) of the way through an image of so many people."""
+    width, height = size_wh
     left, top, right, bottom = figure.bounds_xyxy
-    smallest, largest = ((0.5, 0.92), (0.5, 0.92), (0.45, 0.85), (0.38, 0.72), (0.35, 0.65))[people]
-    size = rng.uniform(smallest, largest)
-    scale_px = min(size * height / 1.04, 1.3 * width / (right - left) / max(people, 1) ** 0.5)
+    standing_px = height * rng.uniform(*_HEIGHT_SHARE[people])
+    scale_px = min(standing_px, 1.3 * width / (right - left) / people**0.5)
     tall_px = (bottom - top) * scale_px
     # The nearer (larger) a person, the lower the feet: the ground is seen from above.
     ground_px = height - rng.uniform(0.02, 0.35) * max(height - tall_px, 0.0)
