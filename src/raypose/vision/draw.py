@@ -191,7 +191,8 @@ def _skeleton(
     for index in np.flatnonzero(strength_K > 0).tolist():
         centre = point_K2[index].tolist()
         radius = round(pen.dot_px * (0.6 + 0.4 * float(strength_K[index])) * (1 << _SUBPIXEL_BITS))
-        if hollow_K[index]:
+        if hollow_K[index]:  # a dark core, because the limbs would show through an open ring
+            cv2.circle(canvas_HW3, centre, radius, _INK, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.circle(canvas_HW3, centre, radius, colours[index], rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
             continue
         cv2.circle(canvas_HW3, centre, radius, colours[index], cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
