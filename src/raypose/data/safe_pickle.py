@@ -19,7 +19,7 @@ from raypose.errors import DataError, UnsafePickleError
 
 MAX_PLAIN_BYTES = 1 << 30
 MAX_LABEL_BYTES = 64 << 20
-MAX_OPERATIONS = 2_000_000
+MAX_OPERATIONS = 1_000_000
 """An opcode is one byte and may cost 64 bytes of memory, so a file's size alone does not bound what it takes."""
 
 _NEWEST_PROTOCOL = 5
