@@ -32,7 +32,6 @@ CONNECT_TIMEOUT_S = 2.0
 
 SHOWN_PACKAGES = ("torch", "torchvision", "ultralytics", "ray", "numpy", "opencv-python", "pydantic")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
-OFFLINE_SWITCHES = {"YOLO_OFFLINE": "true", "RAY_USAGE_STATS_ENABLED": "0"}
 
 _STYLES = {"ok": "green", "warn": "yellow", "fail": "bold red"}
 
@@ -207,11 +206,16 @@ def check_disk(folder: Path) -> Finding:
 
 
 def check_offline(environment: Mapping[str, str]) -> Finding:
-    """Which of the switches that keep dependencies from calling home are set. Either way a run works."""
-    missing = [f"{name}={value}" for name, value in OFFLINE_SWITCHES.items() if environment.get(name) != value]
-    if not missing:
-        return Finding("offline", "ok", "Ultralytics and Ray call nobody")
-    return Finding("offline", "ok", f"dependencies may report usage; {' and '.join(missing)} would stop that")
+    """Whether a run talks to anybody outside. raypose turns Ultralytics' and Ray's reports off unless asked for them."""
+    asked = environment.get("RAY_USAGE_STATS_ENABLED", "0")
+    if asked == "0":
+        return Finding("offline", "ok", "runs report to nobody")
+    return Finding(
+        "offline",
+        "warn",
+        f"RAY_USAGE_STATS_ENABLED={asked}: Ray reports usage",
+        "unset it, unless that is what you want",
+    )
 
 
 def available_cores() -> int:
