@@ -206,7 +206,7 @@ def check_disk(folder: Path) -> Finding:
 
 
 def check_offline(environment: Mapping[str, str]) -> Finding:
-    """Whether a run talks to anybody outside. raypose turns Ultralytics' and Ray's reports off unless asked for them."""
+    """Whether a run talks to anybody outside; raypose turns Ultralytics' and Ray's reports off unless asked."""
     asked = environment.get("RAY_USAGE_STATS_ENABLED", "0")
     if asked == "0":
         return Finding("offline", "ok", "runs report to nobody")
