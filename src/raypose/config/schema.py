@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -213,12 +214,32 @@ class RunConfig(_Section):
         """Images of one virtual worker in one step."""
         return self.train.batch // self.scaling.lanes
 
+    def located(self, folder: Path) -> RunConfig:
+        """The same run with local paths made absolute: Ray's workers run in folders of their own."""
+
+        def absolute(path: str) -> str:
+            return path if "://" in path else str(folder.absolute() / Path(path).expanduser())
+
+        pretrained = self.model.pretrained
+        return self.model_copy(
+            update={
+                "storage": absolute(self.storage),
+                "data": self.data.model_copy(
+                    update={"train": absolute(self.data.train), "val": absolute(self.data.val)}
+                ),
+                "model": self.model.model_copy(update={"pretrained": pretrained and absolute(pretrained)}),
+            }
+        )
+
     def recipe_digest(self) -> str:
-        """SHA-256 of what decides the weights: a checkpoint resumes only under the recipe it was made with."""
+        """SHA-256 of what decides how training goes on: a checkpoint resumes only under the recipe it was made with.
+
+        Where the first weights came from is not part of it: a checkpoint has its own.
+        """
         recipe = self.model_dump(
             mode="json",
             include={
-                "model": True,
+                "model": {"architecture"},
                 "train": True,
                 "augment": True,
                 "data": {"shuffle_window"},

@@ -22,14 +22,17 @@ class VirtualBatchNorm:
         self._running = [
             buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
         ]
+        self._counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
         self._lanes = lanes
         self._world = world
         self._start: list[torch.Tensor] = []
+        self._start_counts: list[torch.Tensor] = []
         self._sums: list[torch.Tensor] = []
 
     def begin_step(self) -> None:
         """Remember where all virtual workers of this step start from."""
         self._start = [buffer.clone() for buffer in self._running]
+        self._start_counts = [count.clone() for count in self._counts]
         self._sums = [torch.zeros_like(buffer) for buffer in self._running]
 
     @torch.no_grad()
@@ -44,6 +47,9 @@ class VirtualBatchNorm:
         """Keep the mean over all virtual workers of all processes."""
         if not self._running:
             return
+        # Nothing reads the count of batches while there is a momentum, but it is in every checkpoint: count steps.
+        torch._foreach_copy_(self._counts, self._start_counts)
+        torch._foreach_add_(self._counts, 1)
         flat = self._world.add_up(torch.cat([total.flatten() for total in self._sums])) / self._lanes
         pieces = torch.split(flat, [buffer.numel() for buffer in self._running])
         torch._foreach_copy_(

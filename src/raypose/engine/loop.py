@@ -62,7 +62,7 @@ class _Loop:
             with self._meter.waiting_for_data():
                 micro_batches = next(batches)
             result = parts.train_step(progress.step, micro_batches, progress.updates)
-            progress = self._advance(progress, result, bad_before + loader.bad_samples)
+            progress = self._advance(progress, result, bad_before + loader.bad_images)
             progress = self._after_step(progress)
         return replace(progress, wall_seconds=time.monotonic() - self._wall_start)
 

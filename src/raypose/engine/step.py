@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -117,12 +118,15 @@ def _data_parallel(model: nn.Module, world: World) -> nn.Module:
     if world.size == 1:
         return model
     device = torch.device(world.device)
-    return DistributedDataParallel(
-        model,
-        device_ids=[device] if device.type == "cuda" else None,
-        # BatchNorm's statistics are averaged over virtual workers instead, see batchnorm.py.
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-        # An empty micro-batch leaves the keypoint head without gradients.
-        find_unused_parameters=True,
-    )
+    with warnings.catch_warnings():
+        # torch 2.15 renames broadcast_buffers; 2.11 only knows the old name.
+        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
+        return DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            # BatchNorm's statistics are averaged over virtual workers instead, see batchnorm.py.
+            broadcast_buffers=False,
+            gradient_as_bucket_view=True,
+            # An empty micro-batch leaves the keypoint head without gradients.
+            find_unused_parameters=True,
+        )

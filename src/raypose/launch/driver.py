@@ -6,8 +6,10 @@ import contextlib
 import json
 import logging
 import os
+import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from raypose.config import RunConfig, dump_config
@@ -30,12 +32,12 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
 
     Everything a user can get wrong is raised before Ray starts. Raises InterruptedRun on Ctrl-C or SIGTERM.
     """
+    config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
     if not resume:
         store.write("config.yaml", dump_config(config).encode())
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    _prepare_environment()
     try:
         with _ray_cluster(config):
             _fit(config, store, report)
@@ -107,6 +109,14 @@ def _ray_cluster(config: RunConfig) -> Iterator[None]:
         ray.shutdown()
 
 
+def _prepare_environment() -> None:
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    if "RAY_ADDRESS" not in os.environ and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+        # A secret of this run only. Without one Ray writes one into the home directory, and says so.
+        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+
+
 def _local_cpus(config: RunConfig) -> int:
     """Ray's own Ray may count more CPUs than there are: a small machine can still be asked for many workers."""
     per_worker = config.scaling.cpus_per_worker or 1.0
@@ -134,9 +144,3 @@ def _uses_gpu(config: RunConfig) -> bool:
 def _last_line(error: BaseException) -> str:
     lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
-
-
-def summary_line(summary: Mapping[str, Any]) -> str:
-    """The one thing that everyone asks first."""
-    best = summary["best"]
-    return f"best pose AP {best['pose_ap']:.3f}, AP50 {best['pose_ap50']:.3f} at epoch {best['epoch']}"

@@ -1,0 +1,102 @@
+"""The same global batches on one, two and three processes: the same training, up to the order of additions."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import Tensor
+
+from raypose.config import TrainConfig
+from raypose.engine.average import WeightAverage
+from raypose.engine.precision import Precision
+from raypose.engine.schedule import Schedule
+from raypose.engine.step import TrainStep
+from raypose.engine.world import World
+from raypose.model import ModelSpec, build_model, build_optimizer, freeze_layers, set_train_mode
+from raypose.structures import Batch, Skeleton
+
+SKELETON = Skeleton(("a", "b", "c"), sigmas=(0.1, 0.1, 0.1))
+LANES = 4
+STEPS = 3
+
+
+def micro_batch(step: int, lane: int, *, images: int = 2, side: int = 64) -> Batch:
+    """Random, except that one lane of the second step has nobody in it: its keypoint head gets no gradient."""
+    rng = np.random.default_rng([step, lane])
+    people = 0 if (step, lane) == (1, 3) else 3
+    keypoints = rng.random((people, 3, 3), dtype=np.float32)
+    keypoints[..., 2] = 2
+    centre = rng.uniform(0.4, 0.6, (people, 2))
+    extent = rng.uniform(0.3, 0.6, (people, 2))
+    return Batch(
+        image_B3HW=rng.integers(0, 255, (images, 3, side, side), dtype=np.uint8),
+        class_N=np.zeros(people, np.int64),
+        box_cxcywh_N4=np.concatenate([centre, extent], axis=1).astype(np.float32),
+        keypoints_NK3=keypoints,
+        image_index_N=np.sort(rng.integers(0, images, people)),
+        ids=tuple(f"{step}-{lane}-{index}" for index in range(images)),
+    )
+
+
+def train(world: World, architecture: str) -> dict[str, Tensor]:
+    """Weights, statistics and moving average after a few steps."""
+    torch.set_num_threads(1)
+    settings = TrainConfig(epochs=1, batch=8, imgsz=64, optimizer="SGD", lr0=0.01, nbs=8, warmup_epochs=0.0)
+    model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), settings, seed=0)
+    freeze_layers(model, 0)
+    set_train_mode(model)
+    step = TrainStep(
+        model=model,
+        optimizer=build_optimizer(model, settings, STEPS),
+        average=WeightAverage(model, decay=0.9, tau=1.0),
+        schedule=Schedule.of(settings, samples=STEPS * 8, total_steps=STEPS, warmup_bias_lr=0.1),
+        precision=Precision.choose("float32", "cpu"),
+        train=settings,
+        lanes=LANES,
+        world=world,
+    )
+    for number in range(STEPS):
+        step(number, [micro_batch(number, lane) for lane in world.lanes(LANES)], updates=number)
+    return {f"{kind}.{name}": tensor.clone() for kind, module in (("model", model), ("ema", step.average.module))
+            for name, tensor in module.state_dict().items()}  # fmt: skip
+
+
+def work(rank: int, size: int, port: int, architecture: str, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+    torch.save(train(World(rank, size), architecture), f"{out}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def on_processes(size: int, architecture: str, out: Path) -> list[dict[str, Tensor]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    mp.spawn(work, args=(size, port, architecture, str(out)), nprocs=size)
+    return [torch.load(out / f"{rank}.pt") for rank in range(size)]
+
+
+@pytest.mark.parametrize(("architecture", "size"), [("yolo11n-pose", 2), ("yolo11n-pose", 3), ("yolo26n-pose", 2)])
+def test_any_number_of_workers_trains_the_same_model(architecture: str, size: int, tmp_path: Path) -> None:
+    alone = train(World(), architecture)
+    together = on_processes(size, architecture, tmp_path)
+    for name, expected in alone.items():
+        for rank, found in enumerate(together):
+            torch.testing.assert_close(
+                found[name],
+                expected,
+                rtol=1e-4,
+                atol=1e-5,
+                msg=lambda text, rank=rank, name=name: f"{rank} {name} {text}",
+            )
+            assert torch.equal(found[name], together[0][name]), f"workers disagree about {name}"
+
+
+def test_the_same_run_twice_is_the_same_to_the_last_bit() -> None:
+    first, second = train(World(), "yolo11n-pose"), train(World(), "yolo11n-pose")
+    assert all(torch.equal(first[name], second[name]) for name in first)
