@@ -11,6 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from PIL import Image
 
 from raypose.data.build import build_shard_set
@@ -30,6 +33,12 @@ KEYPOINTS = [[4.0, 2.0, 2], [20.0, 18.0, 1], [0.0, 0.0, 0]]
 ROW = [0, 12 / 40, 10 / 20, 16 / 40, 16 / 20, 4 / 40, 2 / 20, 2, 20 / 40, 18 / 20, 1, 0, 0, 0]
 """BOX and KEYPOINTS once more, as YOLO writes them."""
 NAMES = ["head", "left_hand", "right_hand"]
+
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers(-3, 3) | st.just(10**400) | st.floats() | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=8,
+)
 
 
 def picture() -> bytes:
@@ -129,6 +138,28 @@ def test_a_label_that_does_not_fit_names_file_and_fault(name: str, tmp_path: Pat
     with pytest.raises(DataError, match=message) as caught:
         people_of(write_dataset(tmp_path, {"a": label}))
     assert "a.pkl" in str(caught.value)
+
+
+label_keys = st.sampled_from(["keypoints", "box", "boxes", "class", "classes", "area", "areas", "ignore", "crowd"])
+arrays = hnp.arrays(np.float64, hnp.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
+
+
+@pytest.fixture(scope="module")
+def one_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_dataset(tmp_path_factory.mktemp("one"), {"a": []})
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    junk | arrays | (people := st.dictionaries(label_keys, junk | arrays | st.just([KEYPOINTS]) | st.just(KEYPOINTS)))
+    | st.lists(people, max_size=3)
+)  # fmt: skip
+def test_a_label_of_any_data_reads_or_is_a_data_error(one_image: Path, label: Any) -> None:
+    (one_image / "labels/a.pkl").write_bytes(pickle.dumps(label))
+    try:
+        assert people_of(one_image).keypoints_NK3.shape[1:] == (3, 3)
+    except DataError as error:
+        assert "a.pkl" in str(error)
 
 
 def test_a_label_with_code_is_refused_and_does_not_run(tmp_path: Path) -> None:
@@ -262,6 +293,20 @@ def test_coco_categories_may_share_one_skeleton_and_state_sigmas(tmp_path: Path)
 def test_coco_json_that_does_not_fit_names_the_fault(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=message):
         list(read_coco(*write_coco(tmp_path, coco_json(**changes))).samples)
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(table=st.sampled_from(["images", "annotations", "categories"]), data=st.data())
+def test_coco_json_with_any_value_exchanged_reads_or_is_a_data_error(
+    table: str, data: st.DataObject, tmp_path: Path
+) -> None:
+    raw = coco_json()
+    row = raw[table][0]
+    row[data.draw(st.sampled_from([*row, "sigmas"]))] = data.draw(junk)
+    try:
+        assert len(list(read_coco(*write_coco(tmp_path, raw)).samples)) == 1
+    except DataError as error:
+        assert str(tmp_path) in str(error)
 
 
 def test_coco_categories_with_different_keypoints_are_refused(tmp_path: Path) -> None:

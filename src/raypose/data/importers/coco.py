@@ -96,8 +96,10 @@ def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
                 "sigmas": sigmas,
             }
         )
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{where}: the category's skeleton is no list of keypoint pairs (counted from 1)") from error
+    except (TypeError, ValueError, OverflowError) as error:
+        raise DataError(
+            f"{where}: the category's skeleton must be keypoint pairs (counted from 1), its sigmas numbers"
+        ) from error
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     pairs = ", ".join(f"{names[left]}/{names[right]}" for left, right in flip_pairs) or "none"
@@ -116,9 +118,9 @@ def _entries(raw: _Raw, category_ids: set[int], where: str) -> tuple[list[_Entry
         problems.append(f"{where}: two images share an id; give each its own")
     for annotation in raw["annotations"]:
         label = f"{where}: annotation {annotation.get('id')}"
-        if annotation.get("image_id") not in known:
+        if not _is_one_of(annotation.get("image_id"), known):
             problems.append(f"{label}: image_id {annotation.get('image_id')!r} is no image of this file")
-        elif annotation.get("category_id") not in category_ids:
+        elif not _is_one_of(annotation.get("category_id"), category_ids):
             problems.append(f"{label}: category_id {annotation.get('category_id')!r} is no category of this file")
         elif _is_empty_region(annotation):
             dropped += 1
@@ -130,9 +132,16 @@ def _entries(raw: _Raw, category_ids: set[int], where: str) -> tuple[list[_Entry
 
 def _is_empty_region(annotation: _Raw) -> bool:
     """A box without extent around nothing that is labelled: full COCO has a few, and they say nothing."""
-    box = annotation.get("bbox")
-    unlabelled = annotation.get("iscrowd") or not any((annotation.get("keypoints") or ())[2::3])
-    return bool(unlabelled and isinstance(box, list) and len(box) == 4 and not (box[2] > 0 and box[3] > 0))
+    box, keypoints = annotation.get("bbox"), annotation.get("keypoints") or []
+    match box:
+        case [_, _, int() | float() as width, int() | float() as height] if isinstance(keypoints, list):
+            unlabelled = annotation.get("iscrowd") or not any(keypoints[2::3])
+            return bool(unlabelled) and not (width > 0 and height > 0)
+    return False
+
+
+def _is_one_of(value: object, ids: set[int]) -> bool:
+    return type(value) is int and value in ids
 
 
 def _sample(entry: _Entry, images: Path, skeleton: Skeleton, class_of: dict[int, int], where: str) -> Sample:
@@ -172,17 +181,22 @@ def _keypoints(annotation: _Raw, count: int, where: str) -> list[float]:
 
 def _area(annotation: _Raw, where: str) -> float:
     area = annotation.get("area", float("nan"))
-    if isinstance(area, bool) or not isinstance(area, int | float):
-        raise DataError(f"{where}: annotation {annotation.get('id')}: area {area!r} is no number")
+    if not _is_number(area):
+        raise DataError(f"{where}: annotation {annotation.get('id')}: area {str(area)[:60]} is no number")
     return float(area)
 
 
 def _numbers(annotation: _Raw, key: str, length: int, where: str) -> list[float]:
     values = annotation.get(key)
-    if isinstance(values, list) and len(values) == length and all(isinstance(value, int | float) for value in values):
+    if isinstance(values, list) and len(values) == length and all(map(_is_number, values)):
         return [float(value) for value in values]
     found = f"{len(values)} values" if isinstance(values, list) else repr(values)[:60]
     raise DataError(f"{where}: annotation {annotation.get('id')}: {key} has {found}, expected {length} numbers")
+
+
+def _is_number(value: object) -> bool:
+    """A float, or an integer that one can hold."""
+    return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 53)
 
 
 def _integer(row: _Raw, key: str, where: str) -> int:

@@ -127,6 +127,9 @@ def _read_settings(path: Path) -> _Settings:
     unknown = sorted(str(key) for key in raw if key not in _SETTINGS)
     if unknown:
         raise DataError(f"{path}: unknown key {unknown[0]!r}; known are {', '.join(_SETTINGS)}")
+    skip_keys = raw.get("skip_keys") or []
+    if not isinstance(skip_keys, list):
+        raise DataError(f"{path}: skip_keys {skip_keys!r}, expected a list of keys")
     coordinates = raw.get("coordinates", "pixels")
     if coordinates not in ("pixels", "normalised", "normalized"):
         raise DataError(f"{path}: coordinates {coordinates!r}, expected pixels or normalised")
@@ -134,7 +137,7 @@ def _read_settings(path: Path) -> _Settings:
         class_names=class_table(raw.get("classes"), f"{path}: classes"),
         skeleton=_skeleton(raw.get("skeleton"), path),
         is_normalised=coordinates != "pixels",
-        skip_keys=frozenset(str(key) for key in raw.get("skip_keys") or ()),
+        skip_keys=frozenset(str(key) for key in skip_keys),
     )
 
 
@@ -145,7 +148,7 @@ def _skeleton(raw: object, path: Path) -> Skeleton:
         raise DataError(f"{path}: skeleton {raw!r}, expected coco, or names with edges, flip_pairs and sigmas")
     try:
         return Skeleton.from_dict(raw)
-    except DataError as error:
+    except (DataError, OverflowError) as error:
         raise DataError(f"{path}: {error}") from error
 
 
@@ -222,7 +225,8 @@ def _from_dicts(people: list[dict[Any, Any]], frame: _Frame) -> People:
 def _from_arrays(label: dict[Any, Any], frame: _Frame) -> People:
     _check_keys(label, frozenset(_ARRAY_KEYS), "the label", frame)
     columns = {_ARRAY_KEYS[key]: value for key, value in label.items() if key in _ARRAY_KEYS and value is not None}
-    if len(columns["keypoints"]) == 0:
+    columns["keypoints"] = _floats(columns["keypoints"], "keypoints", frame)
+    if columns["keypoints"].shape[:1] == (0,):
         return People.empty(frame.settings.skeleton.keypoints)
     return _from_columns(columns, frame)
 
@@ -260,7 +264,7 @@ def _column(columns: Mapping[str, Any], key: str, default: Floats, frame: _Frame
 def _class_column(raw: Any, count: int, frame: _Frame) -> Any:
     if raw is None:
         return np.zeros(count, np.int64)
-    if not isinstance(raw, list | tuple | np.ndarray) or len(raw) != count:
+    if not isinstance(raw, list | tuple | np.ndarray) or np.shape(raw)[:1] != (count,):
         raise DataError(f"{frame.where}: classes do not match the {count} people; give one for each")
     names = frame.settings.class_names
     unknown = [value for value in raw if isinstance(value, str) and value not in names]
