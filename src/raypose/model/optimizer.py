@@ -73,7 +73,7 @@ def build_optimizer(model: nn.Module, train: TrainConfig, total_steps: int) -> o
         return MuSGD(groups, muon=0.2, sgd=1.0)  # type: ignore[no-any-return]
     if choice.name == "SGD":
         return optim.SGD(groups)
-    fused = next(inner.parameters()).is_cuda
+    fused = next(inner.parameters()).is_cuda or None
     return (optim.Adam if choice.name == "Adam" else optim.AdamW)(groups, fused=fused)
 
 
