@@ -31,7 +31,7 @@ def train(
     """Train as `raypose train` does and return what `summary.json` holds.
 
     `overrides` are `key.sub=value` strings for a file; `report` is told what happens. Raises ConfigError, DataError or
-    CheckpointError before Ray starts, TrainingError or InterruptedRun after.
+    CheckpointError before Ray starts, TrainingError or RunInterruptedError after.
     """
     from raypose import launch
 
@@ -88,8 +88,13 @@ def validate(
             title=f"{model} on {url}",
             evaluation=evaluation,
             predictor=predictor,
-            val_set=shards,
+            shards=shards,
             pictures=8,
+            facts={
+                "model": predictor.spec.architecture,
+                "keypoints": str(predictor.spec.skeleton.keypoints),
+                "image size": f"{predictor.imgsz} px",
+            },
         )
     return evaluation
 

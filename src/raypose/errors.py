@@ -52,7 +52,7 @@ class TrainingError(RayposeError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
-class InterruptedRun(RayposeError):
+class RunInterruptedError(RayposeError):
     """The run was told to stop and has saved its state; resume continues it."""
 
     exit_code = 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,12 +30,12 @@ def val(
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or model is not None:
             raise ConfigError("raypose val: --predictions and --annotations go together, without a model")
-        metrics = api.validate_files(predictions, annotations)
+        metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations)}
     elif model is None:
         raise ConfigError("raypose val: name a run, a checkpoint or a model file")
     else:
         evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, out=out)
-        metrics = {name: None if value != value else value for name, value in evaluation.metrics.items()}  # noqa: PLR0124
+        metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics.items()}
         for note in evaluation.notes:
             typer.echo(f"note: {note}", err=True)
     if as_json:

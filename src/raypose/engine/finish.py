@@ -13,6 +13,7 @@ from raypose.engine.restore import load_average
 from raypose.engine.setup import Parts
 from raypose.engine.validate import validate
 from raypose.telemetry import Reporter, RunFinished
+from raypose.telemetry.logbook import read_rows
 
 Summary = dict[str, Any]
 SUMMARY_KEY = "summary.json"
@@ -31,14 +32,30 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
         title=parts.config.name,
         evaluation=evaluation,
         predictor=predictor,
-        val_set=parts.val_set,
+        shards=parts.val_set,
         pictures=parts.config.val.pictures,
-        run_store=parts.store,
+        facts=_facts(parts, best),
+        history=read_rows(parts.store),
     )
     summary = _summary(parts, progress, best, evaluation.metrics)
     parts.store.write(SUMMARY_KEY, json.dumps(summary, indent=1).encode())
     report(RunFinished(summary))
     return summary
+
+
+def _facts(parts: Parts, best: SavedCheckpoint) -> dict[str, str]:
+    config = parts.config
+    return {
+        "model": config.model.architecture,
+        "keypoints": str(parts.spec.skeleton.keypoints),
+        "training images": str(len(parts.train_set)),
+        "image size": f"{config.train.imgsz} px",
+        "batch": f"{config.train.batch} over {config.scaling.lanes} virtual workers",
+        "optimizer": f"{parts.choice.name}, lr0 {parts.choice.lr0:g}",
+        "best epoch": f"{parts.plan.epochs_completed(best.step)} of {config.train.epochs}",
+        "workers": f"{parts.world.size} x {parts.world.device}, {parts.train_step.precision.name}",
+        "seed": str(config.train.seed),
+    }
 
 
 def _best(parts: Parts) -> SavedCheckpoint:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -47,8 +48,8 @@ def multiplies_bfloat16(device_type: str) -> bool:
 
 def _cpu_flag(*names: str) -> bool:
     try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            flags = next((line for line in file if line.startswith("flags")), "").split()
+        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
         return False
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
     return any(name in flags for name in names)

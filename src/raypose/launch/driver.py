@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raypose.config import RunConfig, dump_config
-from raypose.errors import InterruptedRun, RayposeError, TrainingError
+from raypose.errors import RunInterruptedError, RayposeError, TrainingError
 from raypose.launch.preflight import check_run
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
@@ -30,7 +30,7 @@ _ENVIRONMENT = {
 def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[str, Any]:
     """Run `config` on the Ray cluster that RAY_ADDRESS names, or on one started for it; returns the summary.
 
-    Everything a user can get wrong is raised before Ray starts. Raises InterruptedRun on Ctrl-C or SIGTERM.
+    Everything a user can get wrong is raised before Ray starts. Raises RunInterruptedError on Ctrl-C or SIGTERM.
     """
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
@@ -42,7 +42,7 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
         with _ray_cluster(config):
             _fit(config, store, report)
     except KeyboardInterrupt as error:
-        raise InterruptedRun(
+        raise RunInterruptedError(
             f"{store.url}: interrupted; 'raypose train --resume {store.url}' continues from the last checkpoint"
         ) from error
     return dict(json.loads(store.read("summary.json")))
