@@ -63,7 +63,7 @@ def lively_model(picture: ImageArray) -> ModelFactory:
             generator = torch.Generator().manual_seed(0)
             for branches in (head.cv3, getattr(head, "one2one_cv3", ())):
                 for branch in branches:
-                    branch[-1].weight.normal_(0.0, 0.5, generator=generator)
+                    branch[-1].weight.normal_(0.0, 0.2, generator=generator)
                     branch[-1].bias.fill_(-2.0)
         return model.eval()
 

@@ -40,11 +40,11 @@ def test_a_saved_model_predicts_in_ultralytics_what_it_predicts_here(
 ) -> None:
     if nms_free and not spec.architecture.startswith("yolo26"):
         pytest.skip("only yolo26 has a head without suppression")
-    predictor = Predictor.load(saved, device="cpu", conf=0.3, iou=0.5, max_det=50, nms_free=nms_free)
+    predictor = Predictor.load(saved, device="cpu", conf=0.5, iou=0.5, max_det=50, nms_free=nms_free)
     (ours,) = predictor.predict([picture])
     options = {"nms": False} if nms_free else {}
     (theirs,) = YOLO(saved).predict(
-        picture[..., ::-1], imgsz=256, conf=0.3, iou=0.5, max_det=50, device="cpu", verbose=False, **options
+        picture[..., ::-1], imgsz=256, conf=0.5, iou=0.5, max_det=50, device="cpu", verbose=False, **options
     )
     assert_same(ours, theirs, tolerance_px=1e-4)
 
@@ -53,8 +53,8 @@ def test_a_live_model_predicts_as_its_saved_file_does(
     saved: Path, spec: ModelSpec, lively_model: ModelFactory, picture: ImageArray
 ) -> None:
     # A file's BatchNorm layers melt into convolutions, which a model that goes on training cannot afford.
-    (live,) = Predictor.from_model(lively_model(spec), spec, 256, conf=0.3).predict([picture])
-    (theirs,) = YOLO(saved).predict(picture[..., ::-1], imgsz=256, conf=0.3, device="cpu", verbose=False)
+    (live,) = Predictor.from_model(lively_model(spec), spec, 256, conf=0.5).predict([picture])
+    (theirs,) = YOLO(saved).predict(picture[..., ::-1], imgsz=256, conf=0.5, device="cpu", verbose=False)
     assert_same(live, theirs, tolerance_px=0.02)
 
 

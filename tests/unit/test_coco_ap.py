@@ -20,7 +20,7 @@ from raypose.errors import DataError
 from raypose.evaluate.coco import AREAS, BOX_MAX_DETECTIONS, precision_recall
 from raypose.evaluate.coco_files import read_annotations, read_results
 from raypose.evaluate.foreign import evaluate_files
-from raypose.evaluate.matching import iou, pair
+from raypose.evaluate.matching import compare_boxes
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared/data/metrics-golden"
 GOLDEN_PAIRS = [
@@ -119,16 +119,8 @@ def test_box_ap_equals_pycocotools(tmp_path_factory: pytest.TempPathFactory, see
     predictions, annotations = write(tmp_path_factory.mktemp("problem"), truth, results)
     labels = read_annotations(annotations)
     found = read_results(predictions, labels)
-    pairs = pair(labels.truth, found, BOX_MAX_DETECTIONS)
-    box = precision_recall(
-        labels.truth,
-        found,
-        pairs,
-        iou(labels.truth, found, pairs),
-        ignore_M=labels.truth.ignore_box_M,
-        classes=2,
-        areas={"all": AREAS["all"]},
-    )
+    comparison = compare_boxes(labels.truth, found, BOX_MAX_DETECTIONS)
+    box = precision_recall(comparison, labels.truth.ignore_box_M, classes=2, areas={"all": AREAS["all"]})
     ours = [box.ap(), box.ap(threshold=0.5), box.ap(threshold=0.75), box.ar()]
     theirs = oracle(predictions, annotations, "bbox")
     expected = [float("nan") if value == -1 else value for value in (*theirs[:3], theirs[8])]

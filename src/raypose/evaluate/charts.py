@@ -49,7 +49,7 @@ def line_chart(
     """Curves over a common grid. `mark` is a vertical line with a label; `whole_x` keeps ticks at whole numbers."""
     x_low, x_high = x_range or _spread([value for line in lines for value in line.x])
     y_low, y_high = y_range or _spread([value for line in lines for value in line.y], from_zero=True)
-    x_ticks, y_ticks = ticks(x_low, x_high, whole=whole_x), ticks(y_low, y_high)
+    x_ticks, y_ticks = ticks(x_low, x_high, whole=whole_x), ticks(y_low, y_high, beyond=y_range is None)
     y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
 
     def place(x: float, y: float) -> tuple[float, float]:
@@ -74,7 +74,8 @@ def line_chart(
         parts.append(_text(x + (-5 if near_right else 5), _TOP + 10, mark[1], "end" if near_right else "start"))
     parts.extend(_curve(line, [place(*point) for point in _points(line)]) for line in lines)
     label = f"{y_label} against {x_label}: {', '.join(line.name for line in lines)}"
-    return _figure(_WIDTH, _HEIGHT, label, parts, [(line.name, line.tone, line.dashed) for line in lines])
+    legend = [(line.name, line.tone, line.dashed) for line in lines] if len(lines) > 1 else []
+    return _figure(_WIDTH, _HEIGHT, label, parts, legend)
 
 
 def bar_chart(
@@ -82,7 +83,7 @@ def bar_chart(
 ) -> Markup:
     """Horizontal bars in groups, a group for each row, with the value behind each bar."""
     low, high = x_range or _spread([value for group in bars for value in group.values], from_zero=True)
-    x_ticks = ticks(low, high, count=4)
+    x_ticks = ticks(low, high, count=4, beyond=x_range is None)
     high = max(high, x_ticks[-1])
     bottom = _HEAD + _ROW * len(rows)
     height, right = bottom + _FOOT, _WIDTH - _VALUES
@@ -111,17 +112,18 @@ def bar_chart(
             )
             parts.append(_text(_NAMES + width + 4, y + thickness / 2 + 3, f"{value:.{decimals}f}", "start", "value"))
     legend = [(group.name, group.tone, False) for group in bars]
-    return _figure(_WIDTH, height, f"{x_label} of each keypoint", parts, legend if len(bars) > 1 else [])
+    return _figure(_WIDTH, height, f"{x_label}: {', '.join(rows)}", parts, legend if len(bars) > 1 else [])
 
 
-def ticks(low: float, high: float, *, count: int = 5, whole: bool = False) -> list[float]:
-    """Round numbers from at or above `low` to at or above `high` or the last below it, 1, 2, 2.5 or 5 apart."""
+def ticks(low: float, high: float, *, count: int = 5, whole: bool = False, beyond: bool = False) -> list[float]:
+    """About `count` round numbers, 1, 2, 2.5 or 5 apart, between `low` and `high`; `beyond` adds one that ends both."""
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))
     step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough * 0.999)
     if whole:
         step = max(1.0, math.ceil(step))
-    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    outward = 1 - 2e-9 if beyond else 0.0
+    first, last = math.ceil(low / step - 1e-9 - outward), math.floor(high / step + 1e-9 + outward)
     return [round(index * step, 12) for index in range(first, last + 1)]
 
 
@@ -178,9 +180,6 @@ def _turned_text(x: float, y: float, text: str) -> str:
 
 
 def _number(value: float, neighbours: Sequence[float]) -> str:
-    """As many decimals as the ticks need, or powers of ten where they are tiny."""
-    largest = max(abs(tick) for tick in neighbours)
-    if 0 < largest < 0.01:
-        return f"{value:.1e}".replace("e-0", "e-") if value else "0"
-    decimals = next((d for d in range(4) if all(abs(tick - round(tick, d)) < 1e-9 for tick in neighbours)), 4)
+    """As many decimals as the ticks need."""
+    decimals = next((d for d in range(6) if all(abs(tick - round(tick, d)) < 1e-9 for tick in neighbours)), 6)
     return f"{value:.{decimals}f}"

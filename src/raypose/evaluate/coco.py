@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from raypose.evaluate.matching import Pairs, match
-from raypose.evaluate.records import Float64Array, Found, Truth
+from raypose.evaluate.matching import Comparison, match
+from raypose.evaluate.records import Float64Array
 from raypose.structures import BoolArray, IntArray
 
 THRESHOLDS_T = np.linspace(0.5, 0.95, 10)
@@ -41,30 +41,26 @@ class PrecisionRecall:
 
 
 def precision_recall(
-    truth: Truth,
-    found: Found,
-    pairs: Pairs,
-    similarity_Q: Float64Array,
-    *,
+    comparison: Comparison,
     ignore_M: BoolArray,
+    *,
     classes: int,
     areas: Mapping[str, tuple[float, float]] = AREAS,
 ) -> PrecisionRecall:
-    """Match the pairs and accumulate for each area range. `ignore_M` people neither count nor cost."""
+    """Match and accumulate for each area range. People in `ignore_M` neither count nor cost."""
+    truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
     precision_ACTR = np.full((len(areas), classes, len(THRESHOLDS_T), len(RECALLS_R)), np.nan)
     recall_ACT = np.full((len(areas), classes, len(THRESHOLDS_T)), np.nan)
     for a, (low, high) in enumerate(areas.values()):
         ignored_M = ignore_M | (truth.area_M < low) | (truth.area_M > high)
-        matched_PT = match(
-            pairs, similarity_Q, THRESHOLDS_T, ignore_M=ignored_M, crowd_M=truth.crowd_M, predictions=len(found)
-        )
+        matched_PT = match(comparison, THRESHOLDS_T, ignored_M)
         elsewhere_P = (found.area_P < low) | (found.area_P > high)
         true_PT, false_PT = verdicts(matched_PT, ignored_M, elsewhere_P)
         for c in range(classes):
             people = int(np.count_nonzero(~ignored_M & (truth.class_M == c)))
             if not people:
                 continue
-            mine = pairs.ranked[found.class_P[pairs.ranked] == c]
+            mine = ranked[found.class_P[ranked] == c]
             mine = mine[np.argsort(-found.score_P[mine], kind="stable")]
             precision_ACTR[a, c], recall_ACT[a, c] = _accumulate(true_PT[mine], false_PT[mine], people)
     return PrecisionRecall(precision_ACTR, recall_ACT)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from raypose.evaluate.coco import AREAS, verdicts
-from raypose.evaluate.matching import Pairs, match
-from raypose.evaluate.records import Float64Array, Found, Truth
+from raypose.evaluate.matching import Comparison, match
+from raypose.evaluate.records import Float64Array
 from raypose.structures import IntArray
 
 CURVE_OKS = 0.5
@@ -34,20 +34,14 @@ class ConfidenceCurves:
     best_f1: float
 
 
-def confidence_curves(truth: Truth, found: Found, pairs: Pairs, similarity_Q: Float64Array) -> ConfidenceCurves:
+def confidence_curves(comparison: Comparison) -> ConfidenceCurves:
     """Curves at OKS 0.5, with COCO's matching and ignore rules."""
-    matched_PT = match(
-        pairs,
-        similarity_Q,
-        np.array([CURVE_OKS]),
-        ignore_M=truth.ignore_pose_M,
-        crowd_M=truth.crowd_M,
-        predictions=len(found),
-    )
+    truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
+    matched_PT = match(comparison, np.array([CURVE_OKS]), truth.ignore_pose_M)
     low, high = AREAS["all"]
     elsewhere_P = (found.area_P < low) | (found.area_P > high)
     true_PT, false_PT = verdicts(matched_PT, truth.ignore_pose_M, elsewhere_P)
-    order = pairs.ranked[np.argsort(-found.score_P[pairs.ranked], kind="stable")]
+    order = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
     hits = np.cumsum(true_PT[order, 0])
     kept = hits + np.cumsum(false_PT[order, 0])
     people = int(np.count_nonzero(~truth.ignore_pose_M))

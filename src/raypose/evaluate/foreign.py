@@ -7,7 +7,7 @@ from pathlib import Path
 
 from raypose.evaluate.coco import POSE_MAX_DETECTIONS, precision_recall
 from raypose.evaluate.coco_files import read_annotations, read_results
-from raypose.evaluate.matching import oks, pair
+from raypose.evaluate.matching import compare_poses
 from raypose.evaluate.run import pose_metrics
 from raypose.evaluate.sigmas import sigmas_of
 
@@ -28,16 +28,7 @@ def evaluate_files(predictions: Path, annotations: Path) -> dict[str, float]:
     labels = read_annotations(annotations)
     found = read_results(predictions, labels)
     sigmas_K, _ = sigmas_of(labels.skeleton)
-    pairs = pair(labels.truth, found, POSE_MAX_DETECTIONS)
-    similarity_Q = oks(labels.truth, found, pairs, sigmas_K)
-    metrics = pose_metrics(
-        precision_recall(
-            labels.truth,
-            found,
-            pairs,
-            similarity_Q,
-            ignore_M=labels.truth.ignore_pose_M,
-            classes=len(labels.classes),
-        )
-    )
+    comparison = compare_poses(labels.truth, found, sigmas_K, POSE_MAX_DETECTIONS)
+    pose = precision_recall(comparison, labels.truth.ignore_pose_M, classes=len(labels.classes))
+    metrics = pose_metrics(pose)
     return {theirs: -1.0 if math.isnan(metrics[ours]) else metrics[ours] for ours, theirs in COCO_NAMES.items()}

@@ -73,6 +73,28 @@ def pair(truth: Truth, found: Found, max_detections: int) -> Pairs:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """People, predictions, and how alike each pair of them is, 0 to 1."""
+
+    truth: Truth
+    found: Found
+    pairs: Pairs
+    similarity_Q: Float64Array
+
+
+def compare_poses(truth: Truth, found: Found, sigmas_K: Float64Array, max_detections: int) -> Comparison:
+    """Compare by OKS the best predictions of each image and class with its people."""
+    pairs = pair(truth, found, max_detections)
+    return Comparison(truth, found, pairs, oks(truth, found, pairs, sigmas_K))
+
+
+def compare_boxes(truth: Truth, found: Found, max_detections: int) -> Comparison:
+    """Compare by box IoU the best predictions of each image and class with its people."""
+    pairs = pair(truth, found, max_detections)
+    return Comparison(truth, found, pairs, iou(truth, found, pairs))
+
+
 def oks(truth: Truth, found: Found, pairs: Pairs, sigmas_K: Float64Array) -> Float64Array:
     """Object keypoint similarity of each pair, 0 to 1, as COCO defines it.
 
@@ -111,27 +133,20 @@ def iou(truth: Truth, found: Found, pairs: Pairs) -> Float64Array:
     return iou_Q
 
 
-def match(
-    pairs: Pairs,
-    similarity_Q: Float64Array,
-    thresholds_T: Float64Array,
-    *,
-    ignore_M: BoolArray,
-    crowd_M: BoolArray,
-    predictions: int,
-) -> IntArray:
-    """For each of all `predictions` and each threshold, the person it is matched with, or -1: shape (P, T).
+def match(comparison: Comparison, thresholds_T: Float64Array, ignore_M: BoolArray) -> IntArray:
+    """For each prediction and each threshold, the person it is matched with, or -1: shape (P, T).
 
     Of equally similar people the last one wins, as in COCO.
     """
     # COCO lets a perfect match pass a threshold of 1 in spite of rounding.
     floor_T = np.minimum(thresholds_T, 1 - 1e-10)
-    near_Q = similarity_Q >= floor_T.min()
-    pairs, similarity_Q = pairs.select(near_Q), similarity_Q[near_Q]
+    near_Q = comparison.similarity_Q >= floor_T.min()
+    pairs, similarity_Q = comparison.pairs.select(near_Q), comparison.similarity_Q[near_Q]
+    crowd_M = comparison.truth.crowd_M
     order_Q = np.argsort(pairs.rank_Q, kind="stable")
     bounds = np.searchsorted(pairs.rank_Q[order_Q], np.arange(pairs.rank_Q.max(initial=-1) + 2))
-    matched_PT = np.full((predictions, len(thresholds_T)), -1, np.int64)
-    free_MT = np.ones((len(ignore_M), len(thresholds_T)), np.bool_)
+    matched_PT = np.full((len(comparison.found), len(thresholds_T)), -1, np.int64)
+    free_MT = np.ones((len(crowd_M), len(thresholds_T)), np.bool_)
     for begin, end in pairwise(bounds):
         if begin == end:
             continue

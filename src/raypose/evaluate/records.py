@@ -72,11 +72,15 @@ def collect(results: Sequence[ImageResult], skeleton: Skeleton, classes: int) ->
     for before, after in pairwise(ordered):
         if before.id == after.id:
             raise DataError(f"evaluation: image {after.id!r} appears twice; every image is counted once")
-    for result in ordered:
-        _check(result, skeleton.keypoints, classes)
     people = [result.people for result in ordered]
     poses = [result.poses for result in ordered]
-    return _truth(people, skeleton.keypoints), _found(poses, skeleton.keypoints)
+    ids = [result.id for result in ordered]
+    _check_keypoints("labels", people, ids, skeleton.keypoints)
+    _check_keypoints("predictions", poses, ids, skeleton.keypoints)
+    truth, found = _truth(people, skeleton.keypoints), _found(poses, skeleton.keypoints)
+    _check_classes("labels", truth.class_M, truth.image_M, ids, classes)
+    _check_classes("predictions", found.class_P, found.image_P, ids, classes)
+    return truth, found
 
 
 def box_area(box_xyxy_N4: Float64Array) -> Float64Array:
@@ -86,25 +90,26 @@ def box_area(box_xyxy_N4: Float64Array) -> Float64Array:
     return area_N
 
 
-def _check(result: ImageResult, keypoints: int, classes: int) -> None:
-    for label, part in (("labels", result.people), ("predictions", result.poses)):
-        if not len(part):
-            continue
-        if part.keypoints_NK3.shape[1] != keypoints:
+def _check_keypoints(label: str, parts: Sequence[People | Poses], ids: Sequence[str], wanted: int) -> None:
+    for part, identity in zip(parts, ids, strict=True):
+        if len(part) and part.keypoints_NK3.shape[1] != wanted:
             raise DataError(
-                f"evaluation: {label} of image {result.id!r} have {part.keypoints_NK3.shape[1]} keypoints,"
-                f" the skeleton has {keypoints}; use the skeleton of the data set"
+                f"evaluation: {label} of image {identity!r} have {part.keypoints_NK3.shape[1]} keypoints,"
+                f" the skeleton has {wanted}; use the skeleton of the data set"
             )
-        low, high = int(part.class_N.min()), int(part.class_N.max())
-        if low < 0 or high >= classes:
-            raise DataError(
-                f"evaluation: {label} of image {result.id!r} have class {low if low < 0 else high},"
-                f" expected 0..{classes - 1}; name every class of the data set"
-            )
+
+
+def _check_classes(label: str, class_N: IntArray, image_N: IntArray, ids: Sequence[str], classes: int) -> None:
+    wrong = np.flatnonzero((class_N < 0) | (class_N >= classes))
+    if wrong.size:
+        raise DataError(
+            f"evaluation: {label} of image {ids[image_N[wrong[0]]]!r} have class {class_N[wrong[0]]},"
+            f" expected 0..{classes - 1}; name every class of the data set"
+        )
 
 
 def _truth(people: Sequence[People], keypoints: int) -> Truth:
-    people = [People.empty(keypoints), *people]
+    people = [*people, People.empty(keypoints)]
     box_xyxy_M4 = _column([one.box_xyxy_N4 for one in people])
     keypoints_MK3 = _column([one.keypoints_NK3.reshape(len(one), keypoints, 3) for one in people])
     area_M = _column([one.area_N for one in people])
@@ -125,7 +130,7 @@ def _truth(people: Sequence[People], keypoints: int) -> Truth:
 
 def _found(poses: Sequence[Poses], keypoints: int) -> Found:
     nothing = People.empty(keypoints)
-    poses = [Poses(nothing.box_xyxy_N4, nothing.area_N, nothing.class_N, nothing.keypoints_NK3), *poses]
+    poses = [*poses, Poses(nothing.box_xyxy_N4, nothing.area_N, nothing.class_N, nothing.keypoints_NK3)]
     box_xyxy_P4 = _column([one.box_xyxy_N4 for one in poses])
     return Found(
         image_P=_image_numbers(poses),

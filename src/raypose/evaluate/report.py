@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
@@ -155,8 +156,11 @@ def _training_charts(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Mar
         charts.append((name.replace("_", " "), chart(lines, "loss")))
     rates = sorted({key for row in epochs for key in row if key.startswith("lr/")})
     if rates:
-        lines = [Line(key.removeprefix("lr/"), x, _column(epochs, key), 1 + i % 5) for i, key in enumerate(rates)]
-        charts.append(("Learning rate", chart(lines, "learning rate")))
+        lines = [
+            Line(key.removeprefix("lr/"), x, [1000 * rate for rate in _column(epochs, key)], 1 + i % 5)
+            for i, key in enumerate(rates)
+        ]
+        charts.append(("Learning rate", chart(lines, "learning rate × 1000")))
     return charts
 
 
@@ -164,8 +168,10 @@ def _detection_charts(evaluation: Evaluation) -> list[tuple[str, Markup]]:
     curves, by_confidence = evaluation.curves, evaluation.curves.by_confidence
     unit = (0.0, 1.0)
     recall = curves.recall_R.tolist()
+    # Interpolated precision is zero behind the last recall that was reached: end the curve there.
+    reached_TR = np.where(curves.precision_TR > 0, curves.precision_TR, np.nan)
     precision = [
-        Line(f"OKS {curves.threshold_T[t]:.2f}", recall, curves.precision_TR[t].tolist(), tone)
+        Line(f"OKS {curves.threshold_T[t]:.2f}", recall, reached_TR[t].tolist(), tone)
         for tone, t in enumerate((0, 5, 8), start=1)
     ]
     confidence = by_confidence.confidence_X.tolist()
@@ -199,6 +205,9 @@ def _keypoint_charts(evaluation: Evaluation) -> list[tuple[str, Markup]]:
     names = [row.name for row in rows]
     pck = _by_visibility(rows, "pck_visible", "pck_occluded")
     error = _by_visibility(rows, "error_visible_px", "error_occluded_px")
+    kinds = [kind.name for kind in evaluation.error_kinds]
+    costs = Bars("AP", [kind.ap_gain for kind in evaluation.error_kinds], 3)
+    shares = Bars("share", [kind.share for kind in evaluation.error_kinds], 4)
     share = Line("all keypoints", curves.pck_threshold_X.tolist(), curves.pck_X.tolist(), 1)
     return [
         (
@@ -211,6 +220,10 @@ def _keypoint_charts(evaluation: Evaluation) -> list[tuple[str, Markup]]:
             line_chart(
                 [share], x_label="threshold, share of the box side", y_label="PCK", x_range=(0.0, 0.2), y_range=(0, 1)
             ),
+        ),
+        (
+            "Kinds of error",
+            bar_chart(kinds, [shares, costs], x_label="share of found keypoints; pose AP it costs", decimals=3),
         ),
     ]
 

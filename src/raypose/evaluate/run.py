@@ -13,9 +13,10 @@ from raypose.errors import DataError
 from raypose.evaluate import coco
 from raypose.evaluate.coco import AREAS, PrecisionRecall, precision_recall
 from raypose.evaluate.curves import CURVE_OKS, ConfidenceCurves, confidence_curves
-from raypose.evaluate.matching import iou, match, oks, pair
-from raypose.evaluate.pck import MATCH_IOU, KeypointAccuracy, KeypointRow, answers, keypoint_accuracy
-from raypose.evaluate.records import Float64Array, Found, Truth, collect
+from raypose.evaluate.error_kinds import ErrorKind, error_kinds
+from raypose.evaluate.matching import compare_boxes, compare_poses, match
+from raypose.evaluate.pck import MATCH_IOU, KeypointRow, answers, keypoint_accuracy
+from raypose.evaluate.records import Float64Array, Truth, collect
 from raypose.evaluate.sigmas import sigmas_of
 from raypose.structures import ImageResult, Skeleton
 
@@ -51,6 +52,7 @@ class Evaluation:
     metrics: dict[str, float]
     per_keypoint: tuple[KeypointRow, ...]
     per_class: tuple[ClassRow, ...]
+    error_kinds: tuple[ErrorKind, ...]
     curves: Curves
     notes: tuple[str, ...]
 
@@ -71,11 +73,15 @@ def evaluate(results: Sequence[ImageResult], skeleton: Skeleton, class_names: Se
     truth, found = collect(results, skeleton, len(class_names))
     sigmas_K, note = sigmas_of(skeleton)
 
-    pairs = pair(truth, found, coco.POSE_MAX_DETECTIONS)
-    similarity_Q = oks(truth, found, pairs, sigmas_K)
-    pose = precision_recall(truth, found, pairs, similarity_Q, ignore_M=truth.ignore_pose_M, classes=len(class_names))
-    by_confidence = confidence_curves(truth, found, pairs, similarity_Q)
-    box, accuracy = _boxes(truth, found, skeleton, len(class_names))
+    by_pose = compare_poses(truth, found, sigmas_K, coco.POSE_MAX_DETECTIONS)
+    pose = precision_recall(by_pose, truth.ignore_pose_M, classes=len(class_names))
+    by_confidence = confidence_curves(by_pose)
+
+    by_box = compare_boxes(truth, found, coco.BOX_MAX_DETECTIONS)
+    box = precision_recall(by_box, truth.ignore_box_M, classes=len(class_names), areas={"all": AREAS["all"]})
+    person_P = match(by_box, np.array([MATCH_IOU]), truth.ignore_pose_M)[:, 0]
+    accuracy = keypoint_accuracy(truth, found, answers(person_P, len(truth)), skeleton)
+    errors = error_kinds(by_pose, by_box, person_P, skeleton=skeleton, sigmas_K=sigmas_K, classes=len(class_names))
 
     metrics = pose_metrics(pose) | {
         "box_ap": box.ap(),
@@ -101,33 +107,10 @@ def evaluate(results: Sequence[ImageResult], skeleton: Skeleton, class_names: Se
         metrics=metrics,
         per_keypoint=accuracy.rows,
         per_class=_class_rows(class_names, truth, pose, box),
+        error_kinds=errors,
         curves=curves,
         notes=_notes(note, truth, by_confidence),
     )
-
-
-def _boxes(truth: Truth, found: Found, skeleton: Skeleton, classes: int) -> tuple[PrecisionRecall, KeypointAccuracy]:
-    """What is matched by box: box AP, and the accuracy of the keypoints inside."""
-    pairs = pair(truth, found, coco.BOX_MAX_DETECTIONS)
-    similarity_Q = iou(truth, found, pairs)
-    box = precision_recall(
-        truth,
-        found,
-        pairs,
-        similarity_Q,
-        ignore_M=truth.ignore_box_M,
-        classes=classes,
-        areas={"all": AREAS["all"]},
-    )
-    matched_PT = match(
-        pairs,
-        similarity_Q,
-        np.array([MATCH_IOU]),
-        ignore_M=truth.ignore_pose_M,
-        crowd_M=truth.crowd_M,
-        predictions=len(found),
-    )
-    return box, keypoint_accuracy(truth, found, answers(matched_PT[:, 0], len(truth)), skeleton)
 
 
 def pose_metrics(pose: PrecisionRecall) -> dict[str, float]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raypose.config import RunConfig, dump_config
-from raypose.errors import RunInterruptedError, RayposeError, TrainingError
+from raypose.errors import RayposeError, RunInterruptedError, TrainingError
 from raypose.launch.preflight import check_run
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
