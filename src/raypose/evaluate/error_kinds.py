@@ -1,0 +1,120 @@
+"""What goes wrong with keypoints, and what each kind of error costs in AP.
+
+After Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation", ICCV 2017. The likeness
+of a predicted keypoint to a labelled one is its term of the OKS. A keypoint is good from 0.85 on; a jitter from 0.5
+on; else an inversion if it lies (0.5) on its mirror image in the same person; else a swap if it lies on that keypoint
+or its mirror image in another person; else a miss.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from raypose.evaluate.coco import AREAS, precision_recall
+from raypose.evaluate.matching import Comparison, Pairs, oks
+from raypose.evaluate.records import Float64Array, Found, Truth
+from raypose.structures import BoolArray, IntArray, Skeleton
+
+GOOD, NEAR = 0.85, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorKind:
+    """One kind of error. `share` is of the labelled keypoints of people who were found.
+
+    `ap_gain` is how much higher pose AP would be if the keypoints of this kind lay where they are labelled.
+    """
+
+    name: str
+    keypoints: int
+    share: float
+    ap_gain: float
+
+
+def error_kinds(
+    by_pose: Comparison,
+    by_box: Comparison,
+    person_P: IntArray,
+    *,
+    skeleton: Skeleton,
+    sigmas_K: Float64Array,
+    classes: int,
+) -> tuple[ErrorKind, ...]:
+    """Count jitters, inversions, swaps and misses, and price them.
+
+    `person_P` is the person each prediction of `by_box` answers for, -1 for none; `by_pose` is what pose AP is made of.
+    """
+    truth = by_pose.truth
+    # One more person, nobody, answers for index -1.
+    counted_MK = np.concatenate([truth.labelled() & ~truth.ignore_pose_M[:, None], np.zeros((1, len(sigmas_K)), bool)])
+    judged_PK = counted_MK[person_P]
+    before = _pose_ap(by_pose, classes)
+    total, kinds = int(judged_PK.sum()), []
+    for name, kind_PK in _classify(by_box, person_P, skeleton, sigmas_K).items():
+        wrong_PK = kind_PK & judged_PK
+        count = int(wrong_PK.sum())
+        after = _pose_ap(_corrected(by_pose, wrong_PK, person_P, sigmas_K), classes) if count else before
+        kinds.append(ErrorKind(name, count, count / total if total else float("nan"), after - before))
+    return tuple(kinds)
+
+
+def _classify(
+    by_box: Comparison, person_P: IntArray, skeleton: Skeleton, sigmas_K: Float64Array
+) -> dict[str, BoolArray]:
+    """For each kind, which predicted keypoints are of it, judged against the person they answer for."""
+    mirror_K = np.array(skeleton.flip_index)
+    has_mirror_K = mirror_K != np.arange(len(mirror_K))
+    truth, found = by_box.truth, by_box.found
+    pairs = by_box.pairs.select(person_P[by_box.pairs.found_Q] >= 0)
+    same_QK = _likeness(truth, found, pairs, sigmas_K)
+    mirrored_QK = _likeness(truth, found, pairs, sigmas_K, mirror_K) * has_mirror_K
+    own_Q = pairs.truth_Q == person_P[pairs.found_Q]
+
+    own_PK, own_mirrored_PK, other_PK = (np.zeros(found.xy_PK2.shape[:2]) for _ in range(3))
+    own_PK[pairs.found_Q[own_Q]] = same_QK[own_Q]
+    own_mirrored_PK[pairs.found_Q[own_Q]] = mirrored_QK[own_Q]
+    np.maximum.at(other_PK, pairs.found_Q[~own_Q], np.maximum(same_QK, mirrored_QK)[~own_Q])
+
+    far_PK = own_PK < NEAR
+    inverted_PK = far_PK & (own_mirrored_PK >= NEAR)
+    swapped_PK = far_PK & ~inverted_PK & (other_PK >= NEAR)
+    return {
+        "jitter": ~far_PK & (own_PK < GOOD),
+        "inversion": inverted_PK,
+        "swap": swapped_PK,
+        "miss": far_PK & ~inverted_PK & ~swapped_PK,
+    }
+
+
+def _likeness(
+    truth: Truth, found: Found, pairs: Pairs, sigmas_K: Float64Array, target_K: IntArray | None = None
+) -> Float64Array:
+    """The OKS term of each predicted keypoint at its own keypoint of the pair's person, 0 where not labelled.
+
+    `target_K` compares it to another keypoint instead.
+    """
+    goal_QK3 = truth.keypoints_MK3[pairs.truth_Q]
+    if target_K is not None:
+        goal_QK3 = goal_QK3[:, target_K]
+    squared_QK = ((found.xy_PK2[pairs.found_Q] - goal_QK3[:, :, :2]) ** 2).sum(axis=2)
+    scale_QK = truth.area_M[pairs.truth_Q, None] * (2 * sigmas_K) ** 2 + np.spacing(1)
+    likeness_QK: Float64Array = np.exp(-squared_QK / scale_QK / 2) * (goal_QK3[:, :, 2] > 0)
+    return likeness_QK
+
+
+def _corrected(by_pose: Comparison, wrong_PK: BoolArray, person_P: IntArray, sigmas_K: Float64Array) -> Comparison:
+    """The same comparison, had the marked keypoints been predicted where they are labelled."""
+    truth, xy_PK2 = by_pose.truth, by_pose.found.xy_PK2.copy()
+    prediction, keypoint = np.nonzero(wrong_PK)
+    xy_PK2[prediction, keypoint] = truth.keypoints_MK3[person_P[prediction], keypoint, :2]
+    found, similarity_Q = replace(by_pose.found, xy_PK2=xy_PK2), by_pose.similarity_Q.copy()
+    affected_Q = np.isin(by_pose.pairs.found_Q, prediction)
+    similarity_Q[affected_Q] = oks(truth, found, by_pose.pairs.select(affected_Q), sigmas_K)
+    return replace(by_pose, found=found, similarity_Q=similarity_Q)
+
+
+def _pose_ap(comparison: Comparison, classes: int) -> float:
+    areas = {"all": AREAS["all"]}
+    return precision_recall(comparison, comparison.truth.ignore_pose_M, classes=classes, areas=areas).ap()
