@@ -98,7 +98,7 @@ class Skeleton:
                 flip_pairs=_index_pairs(raw.get("flip_pairs") or ()),
                 sigmas=None if sigmas is None else tuple(float(value) for value in sigmas),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"skeleton: {error!r} while reading names, edges, flip_pairs, sigmas") from error
 
 
