@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -46,28 +47,41 @@ def picture() -> ImageArray:
 
 @pytest.fixture(scope="session")
 def lively_model(picture: ImageArray) -> ModelFactory:
-    """Random models that find plenty of people, with scores far apart, as a few epochs of training would give."""
+    """Random models that find plenty of people with scores far apart, as a few epochs of training would give.
+
+    Their BatchNorm layers have mostly seen the picture: untouched ones let the signal die out, fully adapted
+    ones make the network so chaotic that rounding alone moves boxes by tenths of a pixel.
+    """
+    image = torch.from_numpy(cv2.resize(picture, (256, 192))).permute(2, 0, 1)[None].float() / 255
 
     @cache
     def make(spec: ModelSpec) -> nn.Module:
         model = build_model(spec, TrainConfig(imgsz=256), seed=0)
-        image = torch.from_numpy(cv2.resize(picture, (256, 192))).permute(2, 0, 1)[None].float() / 255
-        norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = 1.0
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.momentum = 0.9
         with torch.no_grad():
             model(image.repeat(2, 1, 1, 1))
-            for norm in norms:
-                norm.momentum = 0.03
+            model.eval()
+            _, outputs = model(image)
             head = model.model[-1]
-            generator = torch.Generator().manual_seed(0)
-            for branches in (head.cv3, getattr(head, "one2one_cv3", ())):
-                for branch in branches:
-                    branch[-1].weight.normal_(0.0, 0.2, generator=generator)
-                    branch[-1].bias.fill_(-2.0)
-        return model.eval()
+            _spread_scores(head.cv3, outputs.get("one2many", outputs))
+            if "one2one" in outputs:
+                _spread_scores(head.one2one_cv3, outputs["one2one"])
+        return model
 
     return make
+
+
+def _spread_scores(branches: nn.ModuleList, outputs: dict[str, Any]) -> None:
+    """Scale the last convolutions so that scores scatter widely below one half, and some above."""
+    anchors = [feature.shape[2] * feature.shape[3] for feature in outputs["feats"]]
+    for branch, logits in zip(branches, outputs["scores"].split(anchors, dim=2), strict=True):
+        last = branch[-1]
+        gain = 1.5 / logits.std()
+        mean = gain * (logits.mean() - last.bias.mean())
+        last.weight.mul_(gain)
+        last.bias.copy_((-2.0 - mean).expand_as(last.bias))
 
 
 def random_batch(keypoints: int, seed: int = 0) -> Batch:
