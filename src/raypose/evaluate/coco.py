@@ -51,18 +51,17 @@ def precision_recall(
     truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
     precision_ACTR = np.full((len(areas), classes, len(THRESHOLDS_T), len(RECALLS_R)), np.nan)
     recall_ACT = np.full((len(areas), classes, len(THRESHOLDS_T)), np.nan)
+    by_score = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
+    order_C = [by_score[found.class_P[by_score] == c] for c in range(classes)]
     for a, (low, high) in enumerate(areas.values()):
         ignored_M = ignore_M | (truth.area_M < low) | (truth.area_M > high)
         matched_PT = match(comparison, THRESHOLDS_T, ignored_M)
         elsewhere_P = (found.area_P < low) | (found.area_P > high)
         true_PT, false_PT = verdicts(matched_PT, ignored_M, elsewhere_P)
-        for c in range(classes):
+        for c, order in enumerate(order_C):
             people = int(np.count_nonzero(~ignored_M & (truth.class_M == c)))
-            if not people:
-                continue
-            mine = ranked[found.class_P[ranked] == c]
-            mine = mine[np.argsort(-found.score_P[mine], kind="stable")]
-            precision_ACTR[a, c], recall_ACT[a, c] = _accumulate(true_PT[mine], false_PT[mine], people)
+            if people:
+                precision_ACTR[a, c], recall_ACT[a, c] = _accumulate(true_PT[order], false_PT[order], people)
     return PrecisionRecall(precision_ACTR, recall_ACT)
 
 
@@ -76,19 +75,20 @@ def verdicts(matched_PT: IntArray, ignored_M: BoolArray, elsewhere_P: BoolArray)
 
 def _accumulate(true_PT: BoolArray, false_PT: BoolArray, people: int) -> tuple[Float64Array, Float64Array]:
     """Interpolated precision (T, R) and final recall (T) of predictions in order of falling score."""
-    precision_TR = np.zeros((len(THRESHOLDS_T), len(RECALLS_R)))
-    if not len(true_PT):
-        return precision_TR, np.zeros(len(THRESHOLDS_T))
-    hits_PT = np.cumsum(true_PT, axis=0, dtype=np.float64)
-    errors_PT = np.cumsum(false_PT, axis=0, dtype=np.float64)
-    recall_PT = hits_PT / people
-    precision_PT = hits_PT / (errors_PT + hits_PT + np.spacing(1))
-    envelope_PT = np.maximum.accumulate(precision_PT[::-1], axis=0)[::-1]
+    precision_TR, recall_T = np.zeros((len(THRESHOLDS_T), len(RECALLS_R))), np.zeros(len(THRESHOLDS_T))
     for t in range(len(THRESHOLDS_T)):
-        index_R = np.searchsorted(recall_PT[:, t], RECALLS_R, side="left")
-        reached_R = index_R < len(recall_PT)
-        precision_TR[t, reached_R] = envelope_PT[index_R[reached_R], t]
-    return precision_TR, recall_PT[-1]
+        # Recall rises and precision peaks only at hits, so nothing in between can show in the envelope.
+        hit = np.flatnonzero(true_PT[:, t])
+        if not hit.size:
+            continue
+        counted = np.cumsum(true_PT[:, t] | false_PT[:, t])[hit]
+        hits = np.arange(1, len(hit) + 1)
+        envelope = np.maximum.accumulate((hits / (counted + np.spacing(1)))[::-1])[::-1]
+        index_R = np.searchsorted(hits / people, RECALLS_R, side="left")
+        reached_R = index_R < len(hit)
+        precision_TR[t, reached_R] = envelope[index_R[reached_R]]
+        recall_T[t] = len(hit) / people
+    return precision_TR, recall_T
 
 
 def _select(area: str, threshold: float | None, of_class: int | None) -> tuple[int | slice, ...]:

@@ -8,6 +8,7 @@ or its mirror image in another person; else a miss.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,22 +42,23 @@ def error_kinds(
     skeleton: Skeleton,
     sigmas_K: Float64Array,
     classes: int,
+    pose_ap: float,
 ) -> tuple[ErrorKind, ...]:
     """Count jitters, inversions, swaps and misses, and price them.
 
-    `person_P` is the person each prediction of `by_box` answers for, -1 for none; `by_pose` is what pose AP is made of.
+    `person_P` is the person each prediction of `by_box` answers for, -1 for none; `by_pose` is what
+    `pose_ap` is made of.
     """
     truth = by_pose.truth
     # One more person, nobody, answers for index -1.
     counted_MK = np.concatenate([truth.labelled() & ~truth.ignore_pose_M[:, None], np.zeros((1, len(sigmas_K)), bool)])
     judged_PK = counted_MK[person_P]
-    before = _pose_ap(by_pose, classes)
     total, kinds = int(judged_PK.sum()), []
     for name, kind_PK in _classify(by_box, person_P, skeleton, sigmas_K).items():
         wrong_PK = kind_PK & judged_PK
         count = int(wrong_PK.sum())
-        after = _pose_ap(_corrected(by_pose, wrong_PK, person_P, sigmas_K), classes) if count else before
-        kinds.append(ErrorKind(name, count, count / total if total else float("nan"), after - before))
+        corrected_ap = _pose_ap(_corrected(by_pose, wrong_PK, person_P, sigmas_K), classes) if count else pose_ap
+        kinds.append(ErrorKind(name, count, count / total if total else float("nan"), corrected_ap - pose_ap))
     return tuple(kinds)
 
 
@@ -67,41 +69,45 @@ def _classify(
     mirror_K = np.array(skeleton.flip_index)
     has_mirror_K = mirror_K != np.arange(len(mirror_K))
     truth, found = by_box.truth, by_box.found
-    pairs = by_box.pairs.select(person_P[by_box.pairs.found_Q] >= 0)
-    same_QK = _likeness(truth, found, pairs, sigmas_K)
-    mirrored_QK = _likeness(truth, found, pairs, sigmas_K, mirror_K) * has_mirror_K
-    own_Q = pairs.truth_Q == person_P[pairs.found_Q]
+    shape = found.xy_PK2.shape[:2]
+    good_PK, near_PK, inverted_PK, other_PK = (np.zeros(shape, np.bool_) for _ in range(4))
 
-    own_PK, own_mirrored_PK, other_PK = (np.zeros(found.xy_PK2.shape[:2]) for _ in range(3))
-    own_PK[pairs.found_Q[own_Q]] = same_QK[own_Q]
-    own_mirrored_PK[pairs.found_Q[own_Q]] = mirrored_QK[own_Q]
-    np.maximum.at(other_PK, pairs.found_Q[~own_Q], np.maximum(same_QK, mirrored_QK)[~own_Q])
+    own = by_box.pairs.select(by_box.pairs.truth_Q == person_P[by_box.pairs.found_Q])
+    exponent_QK = _exponent(truth, found, own, sigmas_K)
+    good_PK[own.found_Q] = exponent_QK <= -math.log(GOOD)
+    near_PK[own.found_Q] = exponent_QK <= -math.log(NEAR)
+    inverted_PK[own.found_Q] = (_exponent(truth, found, own, sigmas_K, mirror_K) <= -math.log(NEAR)) & has_mirror_K
+    inverted_PK &= ~near_PK
 
-    far_PK = own_PK < NEAR
-    inverted_PK = far_PK & (own_mirrored_PK >= NEAR)
-    swapped_PK = far_PK & ~inverted_PK & (other_PK >= NEAR)
+    astray_P = (person_P >= 0) & ~(near_PK | inverted_PK).all(axis=1)
+    others_Q = astray_P[by_box.pairs.found_Q] & (by_box.pairs.truth_Q != person_P[by_box.pairs.found_Q])
+    others = by_box.pairs.select(others_Q)
+    for goal_K in (None, mirror_K):
+        pair_Q, keypoint_Q = np.nonzero(_exponent(truth, found, others, sigmas_K, goal_K) <= -math.log(NEAR))
+        other_PK[others.found_Q[pair_Q], keypoint_Q] = True
+    swapped_PK = other_PK & ~near_PK & ~inverted_PK
     return {
-        "jitter": ~far_PK & (own_PK < GOOD),
+        "jitter": near_PK & ~good_PK,
         "inversion": inverted_PK,
         "swap": swapped_PK,
-        "miss": far_PK & ~inverted_PK & ~swapped_PK,
+        "miss": ~near_PK & ~inverted_PK & ~swapped_PK,
     }
 
 
-def _likeness(
-    truth: Truth, found: Found, pairs: Pairs, sigmas_K: Float64Array, target_K: IntArray | None = None
+def _exponent(
+    truth: Truth, found: Found, pairs: Pairs, sigmas_K: Float64Array, goal_K: IntArray | None = None
 ) -> Float64Array:
-    """The OKS term of each predicted keypoint at its own keypoint of the pair's person, 0 where not labelled.
+    """Minus the logarithm of the likeness of each predicted keypoint to the pair's person, infinite if not labelled.
 
-    `target_K` compares it to another keypoint instead.
+    `goal_K` names for each keypoint another one to compare it with.
     """
     goal_QK3 = truth.keypoints_MK3[pairs.truth_Q]
-    if target_K is not None:
-        goal_QK3 = goal_QK3[:, target_K]
-    squared_QK = ((found.xy_PK2[pairs.found_Q] - goal_QK3[:, :, :2]) ** 2).sum(axis=2)
-    scale_QK = truth.area_M[pairs.truth_Q, None] * (2 * sigmas_K) ** 2 + np.spacing(1)
-    likeness_QK: Float64Array = np.exp(-squared_QK / scale_QK / 2) * (goal_QK3[:, :, 2] > 0)
-    return likeness_QK
+    if goal_K is not None:
+        goal_QK3 = goal_QK3[:, goal_K]
+    offset_QK2 = found.xy_PK2[pairs.found_Q] - goal_QK3[:, :, :2]
+    squared_QK = offset_QK2[:, :, 0] ** 2 + offset_QK2[:, :, 1] ** 2
+    scale_QK = 2 * truth.area_M[pairs.truth_Q, None] * (2 * sigmas_K) ** 2 + np.spacing(1)
+    return np.where(goal_QK3[:, :, 2] > 0, squared_QK / scale_QK, np.inf)
 
 
 def _corrected(by_pose: Comparison, wrong_PK: BoolArray, person_P: IntArray, sigmas_K: Float64Array) -> Comparison:

@@ -81,7 +81,15 @@ def evaluate(results: Sequence[ImageResult], skeleton: Skeleton, class_names: Se
     box = precision_recall(by_box, truth.ignore_box_M, classes=len(class_names), areas={"all": AREAS["all"]})
     person_P = match(by_box, np.array([MATCH_IOU]), truth.ignore_pose_M)[:, 0]
     accuracy = keypoint_accuracy(truth, found, answers(person_P, len(truth)), skeleton)
-    errors = error_kinds(by_pose, by_box, person_P, skeleton=skeleton, sigmas_K=sigmas_K, classes=len(class_names))
+    errors = error_kinds(
+        by_pose,
+        by_box,
+        person_P,
+        skeleton=skeleton,
+        sigmas_K=sigmas_K,
+        classes=len(class_names),
+        pose_ap=pose.ap(),
+    )
 
     metrics = pose_metrics(pose) | {
         "box_ap": box.ap(),
