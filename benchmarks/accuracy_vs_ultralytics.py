@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import platform
+import shutil
 import statistics
 import subprocess
 import sys
@@ -26,7 +27,6 @@ from typing import Any
 import yaml
 
 import raypose
-from raypose.config import load_config
 from raypose.data.build import build_shard_set
 from raypose.data.importers.coco import read_coco
 from raypose.data.shard_set import ShardSet
@@ -151,9 +151,8 @@ def _raypose_command(job: Job) -> list[str]:
     }
     if job.recipe.pretrained:
         settings["model.pretrained"] = job.work / job.recipe.pretrained / "weights" / "last.pt"
-    overrides = [f"{key}={value}" for key, value in settings.items()]
-    load_config(None, overrides)
-    return [_tool("raypose"), "train", *overrides]
+    shutil.rmtree(job.folder, ignore_errors=True)  # an attempt that ended before its first checkpoint
+    return [_tool("raypose"), "train", *(f"{key}={value}" for key, value in settings.items())]
 
 
 def _tool(name: str) -> str:
