@@ -258,13 +258,13 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 SAME_RECIPE = [
-    "name=other", "storage=elsewhere", "data.train=moved", "data.val=moved", "data.loader_workers=2",
+    "name=other", "model.pretrained=w.pt", "storage=elsewhere", "data.train=moved", "data.val=moved", "data.loader_workers=2",
     "data.max_bad_fraction=0.5", "scaling.workers=2", "scaling.device=cpu", "scaling.cpus_per_worker=1",
     "checkpoint.every_steps=5", "checkpoint.keep_last=9", "val.every_epochs=2", "val.conf=0.1",
     "telemetry.tensorboard=false", "train.lr0=1e-2",
 ]  # fmt: skip
 OTHER_RECIPE = [
-    "model.architecture=yolo26n-pose", "model.pretrained=w.pt", "data.shuffle_window=64", "train.epochs=3",
+    "model.architecture=yolo26n-pose", "data.shuffle_window=64", "train.epochs=3",
     "train.batch=32", "train.imgsz=320", "train.seed=1", "train.deterministic=false", "train.precision=float32",
     "train.optimizer=SGD", "train.lr0=0.02", "train.pose=1", "train.freeze=1", "augment.mosaic=0.5",
     "augment.fliplr=0", "scaling.virtual_workers=8",
@@ -272,7 +272,9 @@ OTHER_RECIPE = [
 
 
 @pytest.mark.parametrize(("overrides", "same"), [(SAME_RECIPE, True), (OTHER_RECIPE, False)])
-def test_the_recipe_digest_changes_exactly_with_what_decides_the_weights(overrides: list[str], same: bool) -> None:
+def test_the_recipe_digest_changes_exactly_with_what_decides_how_training_goes_on(
+    overrides: list[str], same: bool
+) -> None:
     base = [*DATA, "scaling.virtual_workers=4"]
     digest = load_config(None, base).recipe_digest()
     for override in overrides:
