@@ -177,10 +177,10 @@ def _described_by_json(path: Path) -> tuple[ModelSpec, int]:
 def _described_by_pt(content: Mapping[str, Any], source: Path) -> tuple[ModelSpec, int]:
     """What raypose wrote into the file, or else what an Ultralytics model says of itself."""
     own = content.get("raypose")
-    if isinstance(own, Mapping):
-        return ModelSpec.from_dict(own), int(own["imgsz"])
     members = vars(_module_in(content, source))
     try:
+        if isinstance(own, Mapping):
+            return ModelSpec.from_dict(own), int(own["imgsz"])
         layout = members["yaml"]
         count, dimensions = layout["kpt_shape"]
         architecture = _architecture(layout)
