@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import LSP_LIKE, ModelFactory
+from tests.parity.conftest import LSP_LIKE, ModelFactory
 
 from raypose.errors import ConfigError
 from raypose.inference import Predictor

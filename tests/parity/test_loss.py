@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import random_batch
+from tests.parity.conftest import random_batch
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.pose import PoseTrainer

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import LSP_LIKE
+from tests.parity.conftest import LSP_LIKE
 from torch import nn, optim
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import ModelFactory
+from tests.parity.conftest import ModelFactory
 from ultralytics import YOLO
 from ultralytics.nn.tasks import torch_safe_load
 

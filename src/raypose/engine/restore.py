@@ -45,7 +45,7 @@ def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimi
     gradients = _below("gradient.", snapshot.tensors)
     for name, parameter in model.named_parameters():
         if name in gradients:
-            parameter.grad = gradients[name].to(parameter.device)
+            parameter.grad = _laid_out_like(parameter, gradients[name])
     return snapshot.progress
 
 
@@ -68,12 +68,20 @@ def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:
 
 
 def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> None:
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     slots: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, slot = name.partition(".")
-        slots.setdefault(int(index), {})[slot] = tensor
+        slots.setdefault(int(index), {})[slot] = _laid_out_like(parameters[int(index)], tensor)
     # Learning rates and momenta are not state: the schedule sets them from the step.
     optimizer.load_state_dict({"state": slots, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def _laid_out_like(parameter: Tensor, tensor: Tensor) -> Tensor:
+    """The same numbers in the parameter's memory order, which decides the order in which norms add them up."""
+    if tensor.shape != parameter.shape:
+        return tensor
+    return torch.empty_like(parameter, dtype=tensor.dtype, requires_grad=False).copy_(tensor)
 
 
 def _below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:

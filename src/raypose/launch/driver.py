@@ -24,6 +24,8 @@ _ENVIRONMENT = {
     # How soon the controller sees a dead worker or a finished one; the default of 2 s costs 4 s at every end.
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_V2_ENABLED": "1",
+    # Ray starts workers at nice 15; on a machine that does something else, too, training would get what is left.
+    "RAY_worker_niceness": "0",
 }
 
 

@@ -1,0 +1,28 @@
+"""Small real data for tests that train: drawn people, built into shard sets once a session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raypose.config import RunConfig, load_config
+from raypose.data.build import build_shard_set
+from raypose.data.synth import synthesize
+from raypose.structures import COCO_PERSON
+
+
+def build_synthetic(folder: Path, *, train: int = 48, val: int = 12, size_px: int = 96) -> Path:
+    """Shard sets `folder`/train and `folder`/val of drawn people, each of a few shards."""
+    for name, count, seed in (("train", train, 1), ("val", val, 2)):
+        samples = synthesize(count, seed, size_px)
+        build_shard_set(samples, COCO_PERSON, ("person",), str(folder / name), shard_bytes=48 * 1024)
+    return folder
+
+
+def tiny_run(data: Path, storage: Path, *overrides: str) -> RunConfig:
+    """A run of seconds: 12 batches of 8 small images in 2 epochs."""
+    settings = [
+        f"data.train={data}/train", f"data.val={data}/val", f"storage={storage}", "name=tiny", "train.epochs=2",
+        "train.batch=8", "train.nbs=8", "train.imgsz=64", "train.optimizer=AdamW", "train.lr0=0.001",
+        "train.warmup_epochs=1", "augment.close_mosaic=1", "val.pictures=2", "telemetry.log_every_steps=2",
+    ]  # fmt: skip
+    return load_config(None, [*settings, *overrides])
