@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -236,6 +236,7 @@ def configs(draw: st.DrawFn) -> RunConfig:
 
 
 @given(config=configs())
+@settings(deadline=None)
 def test_a_dumped_configuration_loads_as_the_same_value(
     config: RunConfig, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -258,7 +259,8 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 
 SAME_RECIPE = [
-    "name=other", "model.pretrained=w.pt", "storage=elsewhere", "data.train=moved", "data.val=moved", "data.loader_workers=2",
+    "name=other", "storage=elsewhere", "model.pretrained=w.pt", "data.train=moved", "data.val=moved",
+    "data.loader_workers=2",
     "data.max_bad_fraction=0.5", "scaling.workers=2", "scaling.device=cpu", "scaling.cpus_per_worker=1",
     "checkpoint.every_steps=5", "checkpoint.keep_last=9", "val.every_epochs=2", "val.conf=0.1",
     "telemetry.tensorboard=false", "train.lr0=1e-2",
