@@ -8,7 +8,7 @@ Visibility is COCO's code: 0 not labelled, 1 labelled but hidden, 2 labelled and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -75,6 +75,13 @@ class Skeleton:
             index[left], index[right] = right, left
         return tuple(index)
 
+    def difference(self, other: Skeleton) -> str:
+        """What `other` has that this one has not, in words; empty where the two are equal."""
+        if self.keypoints != other.keypoints:
+            return f"{other.keypoints} keypoints instead of {self.keypoints}"
+        different = [item.name for item in fields(self) if getattr(self, item.name) != getattr(other, item.name)]
+        return f"other {' and '.join(different)}" if different else ""
+
     def to_dict(self) -> dict[str, Any]:
         """Plain builtins, as `dataset.yaml`, manifests and checkpoints hold it."""
         return {
@@ -87,7 +94,7 @@ class Skeleton:
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any]) -> Skeleton:
         """Inverse of `to_dict`; raises DataError that names the field which does not fit."""
-        unknown = sorted(set(raw) - {"names", "edges", "flip_pairs", "sigmas"})
+        unknown = sorted(str(key) for key in raw if key not in ("names", "edges", "flip_pairs", "sigmas"))
         if unknown:
             raise DataError(f"skeleton: unknown key {unknown[0]!r}; it has names, edges, flip_pairs and sigmas")
         try:

@@ -53,11 +53,16 @@ class RunIdentity:
 
     def require_same(self, run: RunIdentity, where: str) -> None:
         """Raise CheckpointError that names what differs between this checkpoint and the run that would continue it."""
-        if self.skeleton != run.skeleton or self.class_names != run.class_names:
+        if self.skeleton != run.skeleton:
             raise CheckpointError(
-                f"{where}: made for {self.skeleton.keypoints} keypoints and classes {', '.join(self.class_names)},"
-                f" but the data has {run.skeleton.keypoints} keypoints and classes {', '.join(run.class_names)};"
-                " a resumed run needs the skeleton and classes it began with"
+                f"{where}: made for another skeleton than that of the data, which has"
+                f" {self.skeleton.difference(run.skeleton)};"
+                " a resumed run needs the skeleton it began with"
+            )
+        if self.class_names != run.class_names:
+            raise CheckpointError(
+                f"{where}: made for classes {', '.join(self.class_names)}, but the data has"
+                f" {', '.join(run.class_names)}; a resumed run needs the classes it began with"
             )
         if self.train_digest != run.train_digest:
             raise CheckpointError(

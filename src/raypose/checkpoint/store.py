@@ -9,14 +9,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
 from safetensors import SafetensorError
 
 from raypose.checkpoint.state import FORMAT_VERSION, RunIdentity, Snapshot, TrainProgress
-from raypose.errors import CheckpointError, StorageError
+from raypose.errors import CheckpointError, DataError, StorageError
 from raypose.storage import ObjectStore
 
 STATE = "state.json"
@@ -31,6 +30,16 @@ class SavedCheckpoint:
     name: str
     step: int
     metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """`state.json`, checked."""
+
+    identity: RunIdentity
+    progress: TrainProgress
+    metrics: dict[str, float]
+    sha256: dict[str, str]
 
 
 class CheckpointStore:
@@ -74,9 +83,12 @@ class CheckpointStore:
             name, _, file = entry.key.partition("/")
             if file == STATE:
                 state = self._read_state(name)
-                metrics = {key: math.nan if value is None else value for key, value in state["metrics"].items()}
-                found.append(SavedCheckpoint(name, int(state["progress"]["step"]), metrics))
+                found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
         return sorted(found, key=lambda saved: saved.step)
+
+    def identity(self, saved: SavedCheckpoint) -> RunIdentity:
+        """Which run a checkpoint belongs to, without reading its tensors."""
+        return self._read_state(saved.name).identity
 
     def load(self, name: str) -> Snapshot:
         """Read and verify one checkpoint; CheckpointError says what is wrong with it."""
@@ -88,12 +100,7 @@ class CheckpointStore:
                 tensors = safetensors.torch.load_file(path)
             except SafetensorError as error:
                 raise CheckpointError(f"{self._store.url}/{name}/{TENSORS}: not a tensor file: {error}") from error
-        return Snapshot(
-            identity=RunIdentity.from_dict(state),
-            progress=TrainProgress(**state["progress"]),
-            tensors=tensors,
-            metrics={key: math.nan if value is None else value for key, value in state["metrics"].items()},
-        )
+        return Snapshot(state.identity, state.progress, tensors, state.metrics)
 
     def load_latest(self, warn: Callable[[str], None]) -> Snapshot | None:
         """The newest checkpoint that is sound. A damaged one is passed over, and `warn` is told which and why."""
@@ -116,25 +123,33 @@ class CheckpointStore:
             )
             self._store.delete(files)
 
-    def _fetch_verified(self, name: str, path: Path, state: dict[str, Any]) -> None:
+    def _fetch_verified(self, name: str, path: Path, state: _State) -> None:
         self._store.download(f"{name}/{path.name}", path)
-        found, expected = _sha256(path), state["sha256"][path.name]
+        found, expected = _sha256(path), state.sha256[path.name]
         if found != expected:
             raise CheckpointError(
                 f"{self._store.url}/{name}/{path.name}: sha256 {found[:12]}…, {STATE} says {expected[:12]}…;"
                 " the file is damaged"
             )
 
-    def _read_state(self, name: str) -> dict[str, Any]:
+    def _read_state(self, name: str) -> _State:
         where = f"{self._store.url}/{name}/{STATE}"
         try:
-            state = json.loads(self._store.read(f"{name}/{STATE}"))
-            version = state["format"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise CheckpointError(f"{where}: not a checkpoint: {error!r}") from error
-        if version != FORMAT_VERSION:
-            raise CheckpointError(f"{where}: format {version}, this raypose reads {FORMAT_VERSION}; update raypose")
-        return dict(state)
+            raw = json.loads(self._store.read(f"{name}/{STATE}"))
+            if raw["format"] != FORMAT_VERSION:
+                raise CheckpointError(
+                    f"{where}: format {raw['format']}, this raypose reads {FORMAT_VERSION}; update raypose"
+                )
+            return _State(
+                identity=RunIdentity.from_dict(raw),
+                progress=TrainProgress(**raw["progress"]),
+                metrics={key: math.nan if value is None else float(value) for key, value in raw["metrics"].items()},
+                sha256={TENSORS: str(raw["sha256"][TENSORS])},
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+            raise CheckpointError(
+                f"{where}: not the state of a checkpoint: {error!r}; delete its folder to go back to the one before"
+            ) from error
 
 
 def select_expired(

@@ -10,6 +10,7 @@ import typer
 
 from raypose.cli.train import FileAndOverrides, read_config
 from raypose.config import RunConfig, dump_config
+from raypose.errors import StorageError
 
 app = typer.Typer(help="Show, check and describe run configurations.", no_args_is_help=True)
 
@@ -36,5 +37,10 @@ def schema(
     if out is None:
         typer.echo(text)
     else:
-        out.write_text(text + "\n", encoding="utf-8")
+        try:
+            out.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise StorageError(
+                f"{out}: cannot write: {error.strerror or error}; name a file in a folder that exists"
+            ) from error
         typer.echo(f"wrote {out}")

@@ -90,7 +90,7 @@ def _read_file(path: Path) -> _Source:
         _collect_places(root, (), path, source)
         source.values = loader.construct_document(root)
         return source
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: what `!!int x` comes to
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         what = getattr(error, "problem", None) or str(error).replace("\n", " ")
@@ -119,7 +119,7 @@ def _apply_override(source: _Source, override: str) -> None:
         return
     try:
         value = yaml.load(text, Loader=_Loader) if text else None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError, RecursionError):
         source.problems.append(f"override {override!r}: the value is not valid YAML; quote it")
         return
     target = source.values

@@ -7,7 +7,7 @@ from pathlib import Path
 from raypose.checkpoint import CheckpointStore
 from raypose.config import RunConfig
 from raypose.data.shard_set import ShardSet
-from raypose.errors import CheckpointError, ConfigError, DataError, RayposeError, StorageError
+from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
 from raypose.evaluate import evaluate
 from raypose.storage import ObjectStore
 from raypose.structures import ImageResult, People, Poses
@@ -20,7 +20,11 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
     problems = [*_settings_problems(config, metric_names(val_set)), *_batch_problems(config, len(train_set))]
     if problems:
         raise ConfigError(problems)
-    _check_folder(config, store, resume=resume)
+    if resume:
+        _check_resumable(config, train_set, store)
+    else:
+        _check_unused(config, store)
+    _check_writable(store)
 
 
 def metric_names(val_set: ShardSet) -> list[str]:
@@ -57,8 +61,8 @@ def _batch_problems(config: RunConfig, train_images: int) -> list[str]:
 def _check_fit(config: RunConfig, train_set: ShardSet, val_set: ShardSet) -> None:
     if train_set.skeleton != val_set.skeleton:
         raise DataError(
-            f"data.val: {config.data.val} has another skeleton ({val_set.skeleton.keypoints} keypoints) than data.train"
-            f" ({train_set.skeleton.keypoints} keypoints); import both with the same one"
+            f"data.val: {config.data.val} has another skeleton than data.train:"
+            f" {train_set.skeleton.difference(val_set.skeleton)}; import both with the same one"
         )
     if train_set.class_names != val_set.class_names:
         raise DataError(
@@ -70,26 +74,30 @@ def _check_fit(config: RunConfig, train_set: ShardSet, val_set: ShardSet) -> Non
             raise DataError(f"{key}: {shards.url} holds no images; build it from a folder that has some")
 
 
-def _check_folder(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
-    try:
-        store.write(".writable", b"")
-        store.delete([".writable"])
-    except StorageError as error:
-        raise StorageError(f"storage: {error}; choose a folder that can be written to") from error
-    has_checkpoints = bool(_saved_or_unreadable(store))
-    if resume and not has_checkpoints:
+def _check_resumable(config: RunConfig, train_set: ShardSet, store: ObjectStore) -> None:
+    """A run without a checkpoint begins again; one that has some goes on only as what it was."""
+    from raypose.engine.setup import identity_of  # takes seconds, which other faults should not cost
+
+    if not store.exists("config.yaml"):
         raise CheckpointError(
-            f"{store.url}: no checkpoint to resume; start the run without --resume, or name another folder"
+            f"{store.url}: no run to resume (no config.yaml); start it without --resume, or name the folder of a run"
         )
-    if not resume and (has_checkpoints or store.exists("config.yaml")):
+    checkpoints = CheckpointStore(store)
+    for newest in checkpoints.saved()[-1:]:
+        checkpoints.identity(newest).require_same(identity_of(config, train_set), checkpoints.place(newest))
+
+
+def _check_unused(config: RunConfig, store: ObjectStore) -> None:
+    if store.exists("config.yaml") or any(store.list("checkpoints/")):
         raise ConfigError(
             f"{store.url}: there is a run of this name already; continue it with 'raypose train --resume {store.url}'"
             f" or choose another name than {config.name!r}"
         )
 
 
-def _saved_or_unreadable(store: ObjectStore) -> bool:
+def _check_writable(store: ObjectStore) -> None:
     try:
-        return bool(CheckpointStore(store).saved())
-    except RayposeError:
-        return True
+        store.write(".writable", b"")
+        store.delete([".writable"])
+    except StorageError as error:
+        raise StorageError(f"storage: {error}; choose a folder that can be written to") from error

@@ -110,7 +110,7 @@ class LocalStore:
 
 
 def _raise_unless_absent(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError):
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # below a file there is nothing, either
         raise error
 
 

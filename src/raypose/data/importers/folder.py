@@ -26,7 +26,7 @@ from raypose.data.importers.source import (
     files_below,
     make_people,
     read_image,
-    read_text,
+    read_yaml,
     refuse_if_any,
     with_visibility,
 )
@@ -117,11 +117,7 @@ def write_folder(
 
 
 def _read_settings(path: Path) -> _Settings:
-    text = read_text(path, "dataset.yaml, which names classes and skeleton")
-    try:
-        raw = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "classes and skeleton")
     if not isinstance(raw, dict):
         raise DataError(f"{path}: expected keys {', '.join(_SETTINGS)}")
     unknown = sorted(str(key) for key in raw if key not in _SETTINGS)

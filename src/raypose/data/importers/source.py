@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 
 from raypose.errors import DataError
@@ -94,6 +95,15 @@ def read_text(path: Path, what: str) -> str:
         raise DataError(f"{path}: not UTF-8 text, expected {what}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot read {what}: {error.strerror or error}") from error
+
+
+def read_yaml(path: Path, what: str) -> Any:
+    """What a YAML file holds; DataError that says what it should have been."""
+    text = read_text(path, what)
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
+        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; expected {what}") from error
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from raypose.data.image_check import image_size
 from raypose.data.importers.keypoint_names import flip_pairs_from_names, sigmas_from_names
@@ -21,6 +20,7 @@ from raypose.data.importers.source import (
     make_people,
     read_image,
     read_text,
+    read_yaml,
     with_visibility,
 )
 from raypose.errors import DataError
@@ -63,10 +63,7 @@ def read_yolo(data_yaml: Path, split: str) -> LabelledSource:
 
 
 def _load(path: Path) -> dict[str, Any]:
-    try:
-        raw = yaml.safe_load(read_text(path, "Ultralytics' data.yaml"))
-    except yaml.YAMLError as error:
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from error
+    raw = read_yaml(path, "Ultralytics' data.yaml")
     if not isinstance(raw, dict) or "kpt_shape" not in raw:
         raise DataError(f"{path}: no kpt_shape; a pose data set states it, such as kpt_shape: [17, 3]")
     return raw
