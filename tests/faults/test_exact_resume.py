@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests.data_sets import build_synthetic, tiny_run
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
@@ -15,7 +16,6 @@ from raypose.engine.world import World
 from raypose.errors import CheckpointError
 from raypose.storage import open_store
 from raypose.telemetry import Event, Notice, StepsDone
-from tests.data_sets import build_synthetic, tiny_run
 
 
 class Power(Exception):  # noqa: N818
@@ -50,7 +50,12 @@ def train(config: RunConfig, *, cut_after: int | None = None) -> tuple[list[Even
 
 
 def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:
-    always = ["scaling.virtual_workers=2", "telemetry.log_every_steps=1", "checkpoint.keep_last=9", "val.every_epochs=1"]
+    always = [
+        "scaling.virtual_workers=2",
+        "telemetry.log_every_steps=1",
+        "checkpoint.keep_last=9",
+        "val.every_epochs=1",
+    ]
     return tiny_run(data, storage, *always, *overrides)
 
 

@@ -1,7 +1,8 @@
 """Synthetic data set: articulated people on varied backgrounds, with exact labels and no download.
 
 Labels are as honest as hand-made ones: a keypoint is visible where the front-most painted pixel belongs to its own
-body part, hidden (1) where something else covers it, and unlabelled (0) outside the image.
+body part, hidden (1) where something else covers it, and unlabelled (0) outside the image. Eyes, ears and nose on
+the far side of the own head are unlabelled, too, as annotators of COCO leave them.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ import cv2
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from raypose.data.figure import Figure, random_figure
+from raypose.data.figure import Figure, Part, random_figure
 from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, BoolArray, FloatArray, ImageArray, People, Sample
 
 _MIN_SIZE_PX = 64
+_FACE_KEYPOINTS = 5  # nose, eyes and ears come first
 _MOST_OVERLAP = 0.5  # of the smaller of two boxes
 _OBJECT = 255  # owner of a pixel of the foreground
 _PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
@@ -167,7 +169,8 @@ def _label(
         if 0 <= point_x < width and 0 <= point_y < height:
             pixel = int(point_y), int(point_x)
             visible = shows_HW[pixel] and place.figure.shows(keypoint, int(part_HW[pixel]))
-            keypoints_K3[keypoint] = point_x, point_y, 2 if visible else 1
+            if visible or not (keypoint < _FACE_KEYPOINTS and part_HW[pixel] == Part.HEAD):
+                keypoints_K3[keypoint] = point_x, point_y, 2 if visible else 1
     return (x, y, x + wide, y + high), keypoints_K3, cv2.countNonZero(part_HW)
 
 
