@@ -33,12 +33,12 @@ def train(
     `overrides` are `key.sub=value` strings for a file; `report` is told what happens. Raises ConfigError, DataError or
     CheckpointError before Ray starts, TrainingError or RunInterruptedError after.
     """
-    from raypose import launch
+    from raypose.launch.driver import train as train_on_ray
 
     if isinstance(config, RunConfig) and overrides:
         raise ConfigError("overrides go with a YAML file; a RunConfig is complete: change it with model_copy")
     resolved = config if isinstance(config, RunConfig) else load_config(config, overrides)
-    return launch.train(resolved, report or _silent, resume=resume)
+    return train_on_ray(resolved, report or _silent, resume=resume)
 
 
 def load(
@@ -72,9 +72,10 @@ def validate(
     from raypose.engine.world import World
     from raypose.storage import open_store
 
+    source = locate_model(model)
     url = data or _data_of_run(model, split)
     shards = ShardSet.open(url)
-    predictor = load(model, imgsz=imgsz, conf=0.001)
+    predictor = load(source, imgsz=imgsz, conf=0.001)
     if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
         raise CheckpointError(
             f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"

@@ -33,9 +33,9 @@ def epoch(number: int, step: int, ap: float = 0.25) -> EpochValidated:
 
 def test_results_csv_has_the_columns_that_ultralytics_users_know(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    book = Logbook(store, start_step=0, tensorboard=False)
-    for event in (steps(2), epoch(1, 4), steps(6), epoch(2, 8, math.nan)):
-        book(event)
+    with Logbook(store, start_step=0, tensorboard=False) as book:
+        for event in (steps(2), epoch(1, 4), steps(6), epoch(2, 8, math.nan)):
+            book(event)
     rows = list(csv.DictReader(io.StringIO(store.read("results.csv").decode())))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     assert [row["time"] for row in rows] == ["12", "24"]
@@ -47,24 +47,21 @@ def test_results_csv_has_the_columns_that_ultralytics_users_know(tmp_path: Path)
 
 def test_a_resumed_logbook_forgets_what_will_be_done_again(tmp_path: Path) -> None:
     store = open_store(str(tmp_path))
-    book = Logbook(store, start_step=0, tensorboard=False)
-    for event in (steps(2), epoch(1, 4), steps(6), epoch(2, 8)):
-        book(event)
-    book.close()
-    resumed = Logbook(store, start_step=4, tensorboard=False)
-    for event in (steps(6), epoch(2, 8)):
-        resumed(event)
-    resumed.close()
+    with Logbook(store, start_step=0, tensorboard=False) as book:
+        for event in (steps(2), epoch(1, 4), steps(6), epoch(2, 8)):
+            book(event)
+    with Logbook(store, start_step=4, tensorboard=False) as resumed:
+        for event in (steps(6), epoch(2, 8)):
+            resumed(event)
     assert [(row["kind"], row["step"]) for row in read_rows(store)] == [
         ("train", 2), ("val", 4), ("train", 6), ("val", 8),
     ]  # fmt: skip
 
 
 def test_tensorboard_files_hold_the_curves(tmp_path: Path) -> None:
-    book = Logbook(open_store(str(tmp_path)), start_step=0, tensorboard=True)
-    book(steps(2))
-    book(epoch(1, 4))
-    book.close()
+    with Logbook(open_store(str(tmp_path)), start_step=0, tensorboard=True) as book:
+        book(steps(2))
+        book(epoch(1, 4))
     content = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"train/box_loss" in content
     assert b"val/pose_ap" in content

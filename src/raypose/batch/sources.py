@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,9 @@ from raypose.vision.decode import decode_rgb
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
+
+# FFmpeg, inside OpenCV, would print what it finds in a broken video beside the error that says it. Read at first use.
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
 _USUAL_FPS = 25.0
 _COMPLETE = 0.9

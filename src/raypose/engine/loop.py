@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,18 +17,19 @@ from raypose.engine.restore import snapshot_of
 from raypose.engine.setup import Parts
 from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
-from raypose.errors import ConfigError
+from raypose.errors import ConfigError, RunInterruptedError
 from raypose.model import loss_names, save_ultralytics, set_epoch
 from raypose.telemetry import CheckpointSaved, EpochValidated, Reporter, RunStarted, StepsDone
 
 
-def run(parts: Parts, report: Reporter) -> Summary | None:
+def run(parts: Parts, report: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Summary | None:
     """Train from `parts.progress` to the end. Returns the summary on the leader, None elsewhere.
 
-    Events go to `report` on the leader; the other workers may pass a reporter that does nothing.
+    Events go to `report` on the leader; the other workers may pass a reporter that does nothing. The leader asks
+    `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError.
     """
     report(_run_started(parts))
-    loop = _Loop(parts, report)
+    loop = _Loop(parts, report, should_stop)
     progress = loop.train(parts.progress)
     return finish(parts, progress, report)
 
@@ -43,9 +44,10 @@ class _Validated:
 class _Loop:
     """What lives from one step to the next besides `Parts`: the meter and the clock."""
 
-    def __init__(self, parts: Parts, report: Reporter) -> None:
+    def __init__(self, parts: Parts, report: Reporter, should_stop: Callable[[], bool]) -> None:
         self._parts = parts
         self._report = report
+        self._should_stop = should_stop
         self._meter = Meter(
             loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
         )
@@ -79,10 +81,12 @@ class _Loop:
         )
 
     def _after_step(self, progress: TrainProgress) -> TrainProgress:
-        """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint."""
+        """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint, an early end."""
         parts, config = self._parts, self._parts.config
+        interrupted = False
         if progress.step % config.telemetry.log_every_steps == 0:
             self._report(self._steps_done(progress))
+            interrupted = parts.world.from_leader(parts.world.is_leader and self._should_stop())
         epoch = parts.plan.epochs_completed(progress.step)
         epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
         is_last = progress.step == parts.total_steps
@@ -93,8 +97,14 @@ class _Loop:
         saves_epoch = epoch_ended and epoch % config.checkpoint.every_epochs == 0
         every_steps = config.checkpoint.every_steps
         saves_step = every_steps is not None and progress.step % every_steps == 0
-        if saves_epoch or saves_step or (evaluation and evaluation.is_best) or self._is_over(progress):
+        is_best = evaluation is not None and evaluation.is_best
+        if saves_epoch or saves_step or is_best or interrupted or self._is_over(progress):
             progress = self._save(progress, evaluation)
+        if interrupted and not self._is_over(progress):
+            raise RunInterruptedError(
+                f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
+                f" 'raypose train --resume {parts.store.url}' continues"
+            )
         if epoch_ended:
             set_epoch(parts.model, epoch, config.train.epochs)
         self._meter.skip_pause()

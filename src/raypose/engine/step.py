@@ -126,7 +126,6 @@ def _data_parallel(model: nn.Module, world: World) -> nn.Module:
             device_ids=[device] if device.type == "cuda" else None,
             # BatchNorm's statistics are averaged over virtual workers instead, see batchnorm.py.
             broadcast_buffers=False,
+            # Every loss touches every parameter, also that of a micro-batch with nobody in it.
             gradient_as_bucket_view=True,
-            # An empty micro-batch leaves the keypoint head without gradients.
-            find_unused_parameters=True,
         )

@@ -1,5 +1,1 @@
-"""Training on Ray: the driver that starts workers, the function that each of them runs, and the line between them."""
-
-from raypose.launch.driver import train
-
-__all__ = ["train"]
+"""Training on Ray: the driver that starts workers, the function that each of them runs, and the line between."""

@@ -7,16 +7,22 @@ import json
 import logging
 import os
 import secrets
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, wait
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from raypose.config import RunConfig, dump_config
-from raypose.errors import RayposeError, RunInterruptedError, TrainingError
+from raypose.errors import RayposeError, TrainingError
 from raypose.launch.preflight import check_run
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
+
+_POLL_S = 0.3
 
 # Read by Ray when it is imported or started, so they are set before that happens.
 _ENVIRONMENT = {
@@ -32,7 +38,8 @@ _ENVIRONMENT = {
 def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[str, Any]:
     """Run `config` on the Ray cluster that RAY_ADDRESS names, or on one started for it; returns the summary.
 
-    Everything a user can get wrong is raised before Ray starts. Raises RunInterruptedError on Ctrl-C or SIGTERM.
+    Everything a user can get wrong is raised before Ray starts. Raises RunInterruptedError when Ctrl-C or SIGTERM
+    stopped it: the workers have saved a checkpoint then.
     """
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
@@ -40,13 +47,8 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
     if not resume:
         store.write("config.yaml", dump_config(config).encode())
     _prepare_environment()
-    try:
-        with _ray_cluster(config):
-            _fit(config, store, report)
-    except KeyboardInterrupt as error:
-        raise RunInterruptedError(
-            f"{store.url}: interrupted; 'raypose train --resume {store.url}' continues from the last checkpoint"
-        ) from error
+    with _ray_cluster(config):
+        _fit(config, store, report)
     return dict(json.loads(store.read("summary.json")))
 
 
@@ -56,7 +58,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
-    from raypose.launch.monitor import EventPump, RunMonitor
+    from raypose.launch.monitor import RunMonitor
     from raypose.launch.worker import train_function
 
     monitor = ray.remote(num_cpus=0)(RunMonitor).remote()
@@ -75,17 +77,60 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         ),
     )
-    with EventPump(monitor, report):
-        failure: Exception | None = None
-        try:
-            trainer.fit()
-        except ray.train.TrainingFailedError as error:
-            failure = error
-        reason: RayposeError | None = ray.get(monitor.failure.remote())
-    if reason is not None:
-        raise reason
+    failure = _watch(trainer.fit, monitor, report)
+    outcome: RayposeError | None = ray.get(monitor.outcome.remote())
+    if outcome is not None:
+        raise outcome
     if failure is not None:
         raise TrainingError(f"{store.url}: {_last_line(failure)}; see {store.url}/ray and the Ray logs") from failure
+
+
+def _watch(fit: Callable[[], object], monitor: Any, report: Reporter) -> BaseException | None:
+    """Run `fit` to its end while events flow to `report`; a first Ctrl-C or SIGTERM asks the workers to save and stop.
+
+    Returns what `fit` raised. Fits in a thread of its own, because Ray would otherwise take Ctrl-C for itself.
+    """
+    import ray
+
+    fitting: Future[object] = Future()
+
+    def fit_and_tell() -> None:
+        try:
+            fitting.set_result(fit())
+        except BaseException as error:
+            fitting.set_exception(error)
+
+    # A daemon, so that a second Ctrl-C does not have to wait for it.
+    threading.Thread(target=fit_and_tell, name="raypose-fit", daemon=True).start()
+    with _stop_signals(monitor):
+        while not fitting.done():
+            for event in ray.get(monitor.drain.remote()):
+                report(event)
+            wait([fitting], timeout=_POLL_S)
+        for event in ray.get(monitor.drain.remote()):
+            report(event)
+        return fitting.exception()
+
+
+@contextlib.contextmanager
+def _stop_signals(monitor: Any) -> Iterator[None]:
+    """Until the end of the block, SIGINT and SIGTERM ask the run to stop; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals: whoever started this one decides
+        return
+
+    def request_stop(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+        monitor.request_stop.remote()
+
+    # Installed after ray.init, which puts handlers of its own in place.
+    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -2,69 +2,39 @@
 
 from __future__ import annotations
 
-import threading
-from types import TracebackType
-from typing import Any, Self
-
-import ray
-
 from raypose.errors import RayposeError
-from raypose.telemetry import Event, Reporter
-
-_POLL_S = 0.3
+from raypose.telemetry import Event
 
 
 class RunMonitor:
-    """Keeps events until the driver collects them, and the error that ended the run. Made a Ray actor by the driver."""
+    """Keeps events until the driver collects them, and what one side must tell the other. Lives as a Ray actor."""
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._failure: RayposeError | None = None
+        self._outcome: RayposeError | None = None
+        self._stop_requested = False
 
     def push(self, event: Event) -> None:
+        """Worker: something happened."""
         self._events.append(event)
 
     def drain(self) -> list[Event]:
+        """Driver: what happened since the last call."""
         events, self._events = self._events, []
         return events
 
-    def fail(self, error: RayposeError) -> None:
-        """An error that a restart would only repeat. The first one counts."""
-        self._failure = self._failure or error
+    def end(self, outcome: RayposeError) -> None:
+        """Worker: the run is over for a reason that a restart would not change. The first reason counts."""
+        self._outcome = self._outcome or outcome
 
-    def failure(self) -> RayposeError | None:
-        return self._failure
+    def outcome(self) -> RayposeError | None:
+        """Why the run is over, if it is over for a reason of its own."""
+        return self._outcome
 
+    def request_stop(self) -> None:
+        """Driver: save and stop at the next opportunity."""
+        self._stop_requested = True
 
-class EventPump:
-    """Moves events from the monitor to a reporter in the driver, in a thread, until it is closed."""
-
-    def __init__(self, monitor: Any, report: Reporter) -> None:
-        self._monitor = monitor
-        self._report = report
-        self._closing = threading.Event()
-        self._thread = threading.Thread(target=self._pump, name="raypose-event-pump", daemon=True)
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._closing.set()
-        self._thread.join()
-        # After an interrupt Ray may be gone; what it still held is not worth another error.
-        if kind is None:
-            self._drain()
-
-    def _pump(self) -> None:
-        while not self._closing.wait(_POLL_S):
-            try:
-                self._drain()
-            except ray.exceptions.RayError:
-                return
-
-    def _drain(self) -> None:
-        for event in ray.get(self._monitor.drain.remote()):
-            self._report(event)
+    def stop_requested(self) -> bool:
+        """Worker: whether somebody wants the run to stop."""
+        return self._stop_requested

@@ -1,65 +1,79 @@
-"""What each Ray Train worker runs: find its place among the others, then hand over to the engine."""
+"""What each Ray Train worker runs: find its place among the others, then hand over to the engine.
+
+Ray's controller loads this module to find the function and needs nothing else of it, so torch and the engine are
+imported where they are used: that is seconds of every start.
+"""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ray
-import ray.train
-import torch
 
 from raypose.config import RunConfig
-from raypose.engine.loop import run
-from raypose.engine.setup import prepare
-from raypose.engine.world import World
-from raypose.errors import RayposeError
+from raypose.errors import RayposeError, RunInterruptedError
 from raypose.storage import open_store
-from raypose.telemetry import Event, Reporter, fan_out
-from raypose.telemetry.logbook import Logbook
+from raypose.telemetry import Event, fan_out
+
+if TYPE_CHECKING:
+    from raypose.engine.world import World
 
 
 def train_function(assignment: dict[str, Any]) -> None:
     """Train as one of the workers. `assignment` holds the configuration as JSON and the run's monitor."""
     monitor = assignment["monitor"]
-    if ray.get(monitor.failure.remote()) is not None:
+    if ray.get(monitor.outcome.remote()) is not None:
         # The group was restarted after an error that would come again; the driver raises it.
         return
     config = RunConfig.model_validate_json(assignment["config"])
     try:
         _train(config, monitor)
+    except RunInterruptedError as interruption:
+        # All workers stop after the same step, so nobody waits for anybody: no reason to fail the group.
+        ray.get(monitor.end.remote(interruption))
     except RayposeError as error:
-        ray.get(monitor.fail.remote(error))
+        ray.get(monitor.end.remote(error))
         raise
 
 
 def _train(config: RunConfig, monitor: Any) -> None:
+    from raypose.engine.loop import run
+    from raypose.engine.setup import prepare
+    from raypose.telemetry.logbook import Logbook
+
     world = _world()
-    if world.device == "cpu":
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
     store = open_store(config.storage).child(config.name)
 
     def tell_driver(event: Event) -> None:
         monitor.push.remote(event)
 
+    def should_stop() -> bool:
+        return bool(ray.get(monitor.stop_requested.remote()))
+
     if not world.is_leader:
-        run(prepare(config, world, store, _ignore), _ignore)
+        run(prepare(config, world, store, _ignore), _ignore, should_stop)
         return
     parts = prepare(config, world, store, tell_driver)
-    logbook = Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard)
-    reporter: Reporter = fan_out(logbook, tell_driver)
-    try:
-        run(parts, reporter)
-    finally:
-        logbook.close()
-    # Sent in order, so that this one's answer means that the driver can collect all of them.
-    ray.get(monitor.failure.remote())
+    with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
+        run(parts, fan_out(logbook, tell_driver), should_stop)
+    # Calls of one worker are answered in order: when this one is, the driver can collect all events.
+    ray.get(monitor.outcome.remote())
 
 
 def _world() -> World:
+    import ray.train
+    import ray.train.torch
+    import torch
+
+    from raypose.engine.world import World
+
     context = ray.train.get_context()
-    device = ray.train.torch.get_device()
-    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=str(device))
+    device = str(ray.train.torch.get_device())
+    if device == "cpu":
+        # Ray sets OMP_NUM_THREADS to the CPUs that the worker reserved; torch may have looked before.
+        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
+    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
 
 
 def _ignore(event: Event) -> None:

@@ -128,13 +128,22 @@ def _read_pt(source: Path) -> dict[str, Any]:
     except RayposeError:
         raise
     except Exception as error:  # the unpickler meets arbitrary bytes, so any kind of error may come out
-        detail = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
-            f"{source}: not loaded: {detail}; expected a pose model saved by Ultralytics or raypose"
+            f"{source}: not loaded: {_reason(error)}; expected a pose model saved by Ultralytics or raypose"
         ) from error
     if not isinstance(content, dict):
         raise CheckpointError(f"{source}: holds a {type(content).__name__}, expected an Ultralytics checkpoint")
     return content
+
+
+def _reason(error: Exception) -> str:
+    """What the allow-list loader stumbled over, which it keeps behind an error of its own."""
+    cause = error.__cause__ or error
+    asked = re.search(r"GLOBAL (\S+)", str(cause))
+    if asked:
+        return f"it asks for {asked[1]}, which is not on the list of allowed classes, and nothing in it ran"
+    detail = (str(cause).strip().splitlines() or [""])[0][:200]
+    return f"no checkpoint, or a damaged one ({type(cause).__name__}{': ' if detail else ''}{detail})"
 
 
 def _module_in(content: Mapping[str, Any], source: Path) -> nn.Module:

@@ -1,7 +1,8 @@
 """The one import of Ultralytics: offline, quiet, and with its changes to the process undone.
 
 Importing it would look for a network, set OMP_NUM_THREADS to 1 for every child process, turn off OpenCV's
-threads and change how arrays print. It reads its switches from the environment, once, while it is imported.
+threads, have PIL ask for another package where a file is no image, and change how arrays print. It reads its
+switches from the environment, once, while it is imported.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import cv2
 import numpy as np
 import torch  # before Ultralytics, so that OpenMP has already counted its threads
+from PIL import Image
 
 os.environ["YOLO_OFFLINE"] = "true"
 os.environ["YOLO_AUTOINSTALL"] = "false"
@@ -19,6 +21,7 @@ os.environ.setdefault("YOLO_VERBOSE", "false")
 _omp_num_threads = os.environ.get("OMP_NUM_THREADS")
 _cv2_threads = cv2.getNumThreads()
 _numpy_print_options = np.get_printoptions()
+_pil_open = Image.open
 
 from ultralytics.cfg import get_cfg  # noqa: E402
 from ultralytics.nn.tasks import PoseModel, torch_safe_load  # noqa: E402
@@ -28,6 +31,7 @@ from ultralytics.utils import __version__ as ultralytics_version  # noqa: E402
 if not _omp_num_threads:
     os.environ.pop("OMP_NUM_THREADS", None)
 cv2.setNumThreads(_cv2_threads)
+Image.open = _pil_open
 np.set_printoptions(**_numpy_print_options)
 torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
 

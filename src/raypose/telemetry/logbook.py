@@ -13,7 +13,8 @@ import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
@@ -35,7 +36,7 @@ _CSV_METRICS = {
 
 
 class Logbook:
-    """A Reporter that writes a run's files. Call `close` at the end, or lose the rows since the last epoch."""
+    """A Reporter that writes a run's files. Used as a context manager, it also keeps the rows since the last epoch."""
 
     def __init__(self, store: ObjectStore, *, start_step: int, tensorboard: bool) -> None:
         self._store = store
@@ -48,8 +49,12 @@ class Logbook:
         elif isinstance(event, EpochValidated):
             self._add_epoch(event)
 
-    def close(self) -> None:
-        """Write what is not yet in storage."""
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._publish()
         if self._board is not None:
             self._board.close()
