@@ -21,7 +21,7 @@ def locate_model(reference: str | Path, which: Which = "best") -> Path:
     """
     path = Path(reference).expanduser()
     if not path.exists():
-        raise CheckpointError(f"{path}: no such run, checkpoint or weights file")
+        raise CheckpointError(f"{path}: no such run, checkpoint or weights file; check the path")
     if not (path / "checkpoints").is_dir():
         if path.is_dir() and not (path / STATE).is_file() and not any(path.glob("*.xml")):
             raise CheckpointError(f"{path}: neither a run (no checkpoints/ in it) nor a checkpoint (no {STATE} in it)")

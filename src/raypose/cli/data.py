@@ -85,7 +85,8 @@ def verify(shard_set: ShardSetArgument) -> None:
                 typer.echo(f"{fault.shard}{record}: {fault.reason}")
             progress(min(done, len(opened)))
     if faults:
-        raise ShardCorruptError(f"{shard_set}: {faults} faults; fetch the shards again or rebuild the set")
+        found = "1 fault" if faults == 1 else f"{faults} faults"
+        raise ShardCorruptError(f"{shard_set}: {found}; fetch the shards again or rebuild the set")
     typer.echo(f"{shard_set}: {len(opened):,} samples in {_shards(opened.manifest)}, all well")
 
 

@@ -37,7 +37,7 @@ def train(
 
     if resume is None:
         if not arguments:
-            raise ConfigError("raypose train: name a YAML file (see configs/), or --resume RUN")
+            raise ConfigError("train: name a YAML file (see configs/), or --resume RUN")
         config = read_config(arguments)
     else:
         config = api.run_config(resume, arguments)
@@ -50,5 +50,5 @@ def read_config(arguments: Sequence[str]) -> RunConfig:
     """The configuration that `FILE.yaml key=value …` means; the file may be left out if overrides say everything."""
     files = [argument for argument in arguments if "=" not in argument]
     if len(files) > 1:
-        raise ConfigError(f"one YAML file at a time, found {' and '.join(files)}")
+        raise ConfigError(f"one YAML file at a time, found {' and '.join(files)}; settings are KEY=VALUE")
     return load_config(files[0] if files else None, [argument for argument in arguments if "=" in argument])

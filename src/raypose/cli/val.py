@@ -29,10 +29,10 @@ def val(
 
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or model is not None:
-            raise ConfigError("raypose val: --predictions and --annotations go together, without a model")
+            raise ConfigError("val: --predictions and --annotations go together, without a model")
         metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations)}
     elif model is None:
-        raise ConfigError("raypose val: name a run, a checkpoint or a model file")
+        raise ConfigError("val: name a run, a checkpoint or a model file")
     else:
         evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, out=out)
         metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics.items()}

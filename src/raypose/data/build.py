@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from raypose.data.image_check import check_image
 from raypose.data.manifest import MANIFEST_KEY, Counts, Manifest, ShardInfo, write_manifest
@@ -20,7 +22,7 @@ from raypose.data.shard import ShardWriter
 from raypose.errors import DataError, StorageError, UnsafePickleError
 from raypose.storage.base import open_store
 from raypose.storage.local import LocalStore
-from raypose.structures import People, Sample, Skeleton
+from raypose.structures import BoolArray, People, Sample, Skeleton
 
 SHARD_BYTES = 64 << 20
 MAX_PROBLEMS = 20
@@ -177,20 +179,28 @@ def _check_people(people: People, where: str, skeleton: Skeleton, classes: int) 
             f"{where}: {people.keypoints_NK3.shape[1]} keypoints a person, the skeleton has {skeleton.keypoints}"
         )
     box, visibility_NK = people.box_xyxy_N4, people.keypoints_NK3[..., 2]
+    area_N, class_N, ignore_N = people.area_N, people.class_N, people.ignore_N
     has_labelled_N = (visibility_NK > 0).any(axis=1)
-    rules = (
-        (np.isfinite(people.keypoints_NK3).all(axis=(1, 2)), "keypoint coordinates that are no finite numbers"),
-        (np.isfinite(box).all(axis=1), "a box that is not made of finite numbers"),
-        ((box[:, 2:] > box[:, :2]).all(axis=1), "a box without positive width and height (x1 y1 x2 y2)"),
-        (np.isin(visibility_NK, (0, 1, 2)).all(axis=1), "a keypoint visibility other than 0, 1 and 2"),
-        ((people.class_N >= 0) & (people.class_N < classes), f"a class outside 0..{classes - 1}"),
-        (np.isnan(people.area_N) | ((people.area_N >= 0) & np.isfinite(people.area_N)), "a negative or infinite area"),
-        (people.ignore_N | ~people.crowd_N, "a crowd that is not ignored"),
-        (people.ignore_N | has_labelled_N, "no labelled keypoint, but is not ignored"),
+    rules: tuple[tuple[BoolArray | np.bool_, str, NDArray[Any] | None], ...] = (
+        (np.isfinite(people.keypoints_NK3).all(axis=2), "coordinates that are no finite numbers", people.keypoints_NK3),
+        (np.isfinite(box).all(axis=1), "a box that is not made of finite numbers", box),
+        ((box[:, 2:] > box[:, :2]).all(axis=1), "a box without positive width and height (x1 y1 x2 y2)", box),
+        (np.isin(visibility_NK, (0, 1, 2)), "a visibility other than 0, 1 and 2", visibility_NK),
+        ((class_N >= 0) & (class_N < classes), f"a class outside 0..{classes - 1}", class_N),
+        (np.isnan(area_N) | ((area_N >= 0) & np.isfinite(area_N)), "a negative or infinite area", area_N),
+        (ignore_N | ~people.crowd_N, "a crowd that is not ignored", None),
+        (ignore_N | has_labelled_N, "no labelled keypoint, but not ignored", None),
     )
-    for good_N, fault in rules:
-        if not good_N.all():
-            raise DataError(f"{where}: person {int(np.argmin(good_N))} has {fault}; correct the label")
+    for good, fault, values in rules:
+        if not good.all():
+            person, *keypoint = first = tuple(np.argwhere(~good)[0])
+            who = ", ".join([f"person {person}", *(skeleton.names[index] for index in keypoint)])
+            found = "" if values is None else f", found {_listed(values[first])}"
+            raise DataError(f"{where}: {who}: {fault}{found}; correct the label")
+
+
+def _listed(numbers: NDArray[Any]) -> str:
+    return " ".join(f"{number:g}" for number in np.atleast_1d(numbers))
 
 
 def _destination(out: str, overwrite: bool) -> LocalStore:

@@ -22,8 +22,8 @@ _MIN_SIZE_PX = 64
 _FACE_KEYPOINTS = 5  # nose, eyes and ears come first
 _MOST_OVERLAP = 0.5  # of the smaller of two boxes
 _OBJECT = 255  # owner of a pixel of the foreground
-_PEOPLE_CHANCES = (0.03, 0.42, 0.30, 0.16, 0.09)
-_HEIGHT_SHARE = {1: (0.48, 0.88), 2: (0.43, 0.82), 3: (0.37, 0.69), 4: (0.34, 0.62)}
+_PEOPLE_CHANCES = (0.03, 0.55, 0.27, 0.10, 0.05)
+_HEIGHT_SHARE = {1: (0.56, 0.92), 2: (0.48, 0.86), 3: (0.40, 0.74), 4: (0.36, 0.66)}
 """Height of a standing person as a share of the image, by the number of people."""
 _ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
 _SCENES = (  # RGB above and below the horizon
@@ -125,7 +125,7 @@ def _overlap(first_xyxy: FloatArray, second_xyxy: FloatArray) -> float:
 def _paint_people(rng: Generator, canvas_HW3: ImageArray, places: list[_Place]) -> People:
     """Paint from far to near, then read the labels off what was painted."""
     owner_HW = np.zeros(canvas_HW3.shape[:2], np.uint8)
-    object_after = int(rng.integers(len(places))) if places and rng.random() < 0.25 else -1
+    object_after = int(rng.integers(len(places))) if places and rng.random() < 0.18 else -1
     part_NHW = []
     for number, place in enumerate(places):
         _shadow(canvas_HW3, place)

@@ -109,7 +109,7 @@ def read_yaml(path: Path, what: str) -> Any:
 def files_below(folder: Path) -> list[Path]:
     """Every file below a folder in a fixed order, without hidden ones; DataError where there is no folder."""
     if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder")
+        raise DataError(f"{folder}: no such folder; check the path")
     found = (path for path in folder.rglob("*") if path.is_file())
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
