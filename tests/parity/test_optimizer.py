@@ -52,7 +52,9 @@ def test_groups_equal_those_of_ultralytics(name: str, batch: int) -> None:
     assert len(ours.param_groups) == len(theirs.param_groups)
     for our_group, their_group in zip(ours.param_groups, theirs.param_groups, strict=True):
         assert [id(parameter) for parameter in our_group["params"]] == [id(p) for p in their_group["params"]]
-        assert {**our_group, "params": None} == {**their_group, "params": None}
+        # Ultralytics fuses on CUDA only: another way to compute the same update.
+        without = {"params": None, "fused": None}
+        assert our_group | without == their_group | without
 
 
 @pytest.mark.parametrize("images", [6_399, 6_400, 6_401, 1_000_000])
