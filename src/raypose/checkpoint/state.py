@@ -93,9 +93,9 @@ class TrainProgress:
     images: int = 0
     bad_samples: int = 0
 
-    def judged(self, value: float, epoch: int) -> TrainProgress:
-        """After a validation that measured `value` (higher is better) at the end of `epoch`."""
-        if self.best_value is None or value > self.best_value:
+    def judged(self, value: float | None, epoch: int) -> TrainProgress:
+        """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`."""
+        if value is not None and (self.best_value is None or value > self.best_value):
             return replace(self, best_value=value, best_epoch=epoch, stale_epochs=0)
         return replace(self, stale_epochs=epoch - (self.best_epoch or 0))
 

@@ -21,7 +21,7 @@ _Points = dict[str, Vector]
 
 SIDES = (("left", 1.0), ("right", -1.0))
 _STANCES: tuple[Stance, ...] = ("stand", "walk", "step", "sit", "lie")
-_STANCE_CHANCES = (0.58, 0.28, 0.06, 0.07, 0.01)
+_STANCE_CHANCES = (0.62, 0.28, 0.04, 0.05, 0.01)
 
 _HEAD_POINTS = {
     "brow": (0.0, 0.004, 0.012),
@@ -90,7 +90,7 @@ _ARMS = (
     _Arm((55, 95), (-5, 15), (0, 30), (0.0, 0.5, 1.0)),  # spread
     _Arm((8, 25), (10, 35), (75, 110), (-0.7, 0.4, 0.8)),  # folded
 )
-_ARM_CHANCES = (0.60, 0.10, 0.10, 0.08, 0.04, 0.05, 0.03)
+_ARM_CHANCES = (0.80, 0.05, 0.06, 0.03, 0.02, 0.03, 0.01)
 
 
 class _Leg(NamedTuple):
@@ -106,7 +106,7 @@ def random_body(rng: Generator) -> Body:
     points = _pose(rng, build, stance)
     view_P3 = np.stack(list(points.values())) @ _random_view(rng, stance).T * (1, -1, 1)
     seen = {name: (x, y, z) for name, (x, y, z) in zip(points, view_P3.tolist(), strict=True)}
-    return Body(seen, stance, rng.uniform(0.88, 1.25), build.head)
+    return Body(seen, stance, rng.uniform(1.0, 1.35), build.head)
 
 
 def _random_build(rng: Generator) -> _Build:
@@ -209,9 +209,9 @@ def _head(centre: Vector, head_33: Vector, size: float) -> _Points:
 def _random_view(rng: Generator, stance: Stance) -> Vector:
     """Rotation from body to view frame (y still up): facing, a camera slightly above, and lying down."""
     facing = rng.random()
-    if facing < 0.74:
+    if facing < 0.82:
         turn_deg = float(np.clip(rng.normal(0, 22), -50, 50))
-    elif facing < 0.91:
+    elif facing < 0.93:
         turn_deg = float(rng.choice((-1, 1)) * rng.uniform(68, 100))
     else:
         turn_deg = 180 + float(np.clip(rng.normal(0, 20), -40, 40))

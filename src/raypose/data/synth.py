@@ -23,7 +23,7 @@ _FACE_KEYPOINTS = 5  # nose, eyes and ears come first
 _MOST_OVERLAP = 0.5  # of the smaller of two boxes
 _OBJECT = 255  # owner of a pixel of the foreground
 _PEOPLE_CHANCES = (0.03, 0.55, 0.27, 0.10, 0.05)
-_HEIGHT_SHARE = {1: (0.56, 0.92), 2: (0.48, 0.86), 3: (0.40, 0.74), 4: (0.36, 0.66)}
+_HEIGHT_SHARE = {1: (0.62, 0.93), 2: (0.54, 0.90), 3: (0.45, 0.80), 4: (0.40, 0.70)}
 """Height of a standing person as a share of the image, by the number of people."""
 _ASPECTS = ((4, 3), (1, 1), (3, 4), (3, 2))
 _SCENES = (  # RGB above and below the horizon

@@ -23,6 +23,8 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
     """Validate the best weights on all workers; on the leader, publish report, pictures and, last, the summary."""
     best = parts.world.from_leader(_best(parts))
     load_average(parts.checkpoints.load(best.name), parts.average)
+    if parts.world.is_leader:
+        parts.checkpoints.copy_model(best, parts.store, "weights/best.pt")
     predictor = parts.predictor(parts.average.module)
     evaluation = validate(predictor, parts.val_set, parts.world, batch=parts.config.val.batch)
     if evaluation is None:

@@ -19,7 +19,7 @@ from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
 from raypose.errors import ConfigError, RunInterruptedError
 from raypose.model import loss_names, save_ultralytics, set_epoch
-from raypose.telemetry import CheckpointSaved, EpochValidated, Reporter, RunStarted, StepsDone
+from raypose.telemetry import CheckpointSaved, EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
 
 def run(parts: Parts, report: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Summary | None:
@@ -53,22 +53,21 @@ class _Loop:
         )
         self._wall_start = time.monotonic() - parts.progress.wall_seconds
         self._gradient_norm: torch.Tensor | None = None
+        self._loader = parts.loader(parts.progress.step)
+        self._bad_images_counted = 0
 
     def train(self, progress: TrainProgress) -> TrainProgress:
         parts = self._parts
         set_epoch(parts.model, parts.plan.epochs_completed(progress.step), parts.config.train.epochs)
-        loader = parts.loader(progress.step)
-        bad_before = progress.bad_samples
-        batches = iter(loader)
+        batches = iter(self._loader)
         while not self._is_over(progress):
             with self._meter.waiting_for_data():
                 micro_batches = next(batches)
             result = parts.train_step(progress.step, micro_batches, progress.updates)
-            progress = self._advance(progress, result, bad_before + loader.bad_images)
-            progress = self._after_step(progress)
+            progress = self._after_step(self._advance(progress, result))
         return replace(progress, wall_seconds=time.monotonic() - self._wall_start)
 
-    def _advance(self, progress: TrainProgress, result: StepResult, bad_samples: int) -> TrainProgress:
+    def _advance(self, progress: TrainProgress, result: StepResult) -> TrainProgress:
         if result.gradient_norm is not None:
             self._gradient_norm = result.gradient_norm
         return replace(
@@ -77,7 +76,6 @@ class _Loop:
             updates=progress.updates + (result.gradient_norm is not None),
             images=progress.images + self._parts.config.train.batch,
             train_seconds=progress.train_seconds + self._meter.add(result),
-            bad_samples=bad_samples,
         )
 
     def _after_step(self, progress: TrainProgress) -> TrainProgress:
@@ -158,7 +156,10 @@ class _Loop:
     def _save(self, progress: TrainProgress, validated: _Validated | None) -> TrainProgress:
         parts, config = self._parts, self._parts.config.checkpoint
         start = time.monotonic()
-        progress = replace(progress, wall_seconds=start - self._wall_start)
+        bad_samples = progress.bad_samples + self._new_bad_images()
+        progress = replace(progress, wall_seconds=start - self._wall_start, bad_samples=bad_samples)
+        if bad_samples:
+            self._report(Notice(f"{bad_samples} images could not be decoded so far; others took their places"))
         metrics = validated.metrics if validated else {}
         is_best = validated is not None and validated.is_best
         self._meter.require_finite(progress.step)
@@ -187,6 +188,12 @@ class _Loop:
         self._report(CheckpointSaved(progress.step, parts.checkpoints.place(saved), time.monotonic() - start, is_best))
         return progress
 
+    def _new_bad_images(self) -> int:
+        """Images that failed to decode since the last call, on all workers."""
+        new = self._loader.bad_images - self._bad_images_counted
+        self._bad_images_counted = self._loader.bad_images
+        return int(self._parts.world.add_up(torch.tensor(new, device=self._parts.world.device)))
+
     def _write_model(self, path: Path, progress: TrainProgress, metrics: Mapping[str, float]) -> None:
         parts = self._parts
         save_ultralytics(
@@ -199,14 +206,14 @@ class _Loop:
         )
 
 
-def best_value(metrics: Mapping[str, float], name: str) -> float:
-    """The metric that decides what is best; an undefined one (no people to find) is as bad as can be."""
+def best_value(metrics: Mapping[str, float], name: str) -> float | None:
+    """The metric that decides what is best; None where it is undefined, as AP is without people to find."""
     if name not in metrics:
         raise ConfigError(
             f"checkpoint.best_metric: validation measures no {name!r}; choose one of {', '.join(sorted(metrics))}"
         )
     value = metrics[name]
-    return -math.inf if math.isnan(value) else value
+    return None if math.isnan(value) else value
 
 
 def _run_started(parts: Parts) -> RunStarted:
