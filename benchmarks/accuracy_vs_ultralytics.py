@@ -40,10 +40,10 @@ SEEDS = (0, 1, 2)
 
 # Both frameworks call these by the same names.
 TRAIN = {
-    "batch": 16,
-    "nbs": 16,
+    "batch": 32,
+    "nbs": 32,
     "optimizer": "AdamW",
-    "lr0": 0.003,
+    "lr0": 0.004,
     "warmup_epochs": 1.0,
     "pose": 24.0,
     "imgsz": 128,
@@ -67,8 +67,8 @@ class Recipe:
 
 RECIPES = {
     # Small images and people who fill them: a mosaic would halve everybody, and there is little time to learn.
-    "synth": Recipe("synth", 12, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}),
-    "lspet": Recipe("lspet", 16, {"mosaic": 0.3, "scale": 0.25, "close_mosaic": 6}, pretrained="ultralytics/synth-0"),
+    "synth": Recipe("synth", 15, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}),
+    "lspet": Recipe("lspet", 14, {"mosaic": 0.3, "scale": 0.25, "close_mosaic": 5}, pretrained="ultralytics/synth-0"),
 }
 
 
