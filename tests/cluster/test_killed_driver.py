@@ -56,3 +56,19 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data: Path, tmp_path: Pat
     steps = [row["step"] for row in read_rows(open_store(str(tmp_path / "tiny"))) if row["kind"] == "train"]
     assert steps == sorted(set(steps))
     assert steps[-1] == 36
+
+
+@pytest.mark.timeout(400)
+def test_a_terminated_run_saves_where_it_stands_and_exits_with_130(data: Path, tmp_path: Path) -> None:
+    config = tiny_run(data, tmp_path, "scaling.workers=2", "train.epochs=50", "checkpoint.every_epochs=50")
+    (tmp_path / "run.yaml").write_text(dump_config(config))
+    log = tmp_path / "log.txt"
+    process = start(["train", str(tmp_path / "run.yaml")], log)
+    wait_for(tmp_path / "tiny/metrics.jsonl", process)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=120) == 130, log.read_text()
+    last_line = log.read_text().splitlines()[-1]
+    assert "state saved" in last_line
+    assert "raypose train --resume" in last_line
+    steps = [int(path.name.removeprefix("step-")) for path in (tmp_path / "tiny/checkpoints").iterdir()]
+    assert any(f"after step {step} of 300" in last_line for step in steps)
