@@ -24,7 +24,7 @@ from raypose.data.manifest import Counts, Manifest, ShardInfo, read_manifest
 from raypose.data.shard import ShardReader, ShardWriter
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError, ShardCorruptError, StorageError
-from raypose.storage.base import open_store
+from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
 
 SKELETON = Skeleton(("head", "left_hand", "right_hand"), edges=((0, 1), (0, 2)), flip_pairs=((1, 2),))

@@ -20,7 +20,7 @@ from raypose.data.image_check import check_image
 from raypose.data.manifest import MANIFEST_KEY, Counts, Manifest, ShardInfo, write_manifest
 from raypose.data.shard import ShardWriter
 from raypose.errors import DataError, StorageError, UnsafePickleError
-from raypose.storage.base import open_store
+from raypose.storage import open_store
 from raypose.storage.local import LocalStore
 from raypose.structures import BoolArray, People, Sample, Skeleton
 

@@ -14,7 +14,7 @@ from raypose.data.image_check import check_image
 from raypose.data.manifest import Manifest, ShardInfo, read_manifest
 from raypose.data.shard import ShardReader
 from raypose.errors import DataError, ShardCorruptError
-from raypose.storage.base import ObjectStore, open_store
+from raypose.storage import ObjectStore, open_store
 from raypose.storage.local import LocalStore
 from raypose.structures import Sample, Skeleton
 

@@ -54,12 +54,3 @@ def check_key(key: str) -> str:
     if not parts or key.startswith("/") or ".." in parts or "\\" in key or "\0" in key:
         raise StorageError(f"key {key!r} is not a relative path inside the store")
     return key
-
-
-def open_store(url: str) -> ObjectStore:
-    """The store that a user's path names."""
-    from raypose.storage.local import LocalStore
-
-    if "://" in url:
-        raise StorageError(f"{url}: this kind of storage is not supported; give a local folder")
-    return LocalStore(Path(url))
