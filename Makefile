@@ -45,14 +45,13 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two mi
 test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
 	$(BIN)/pytest tests --ignore=tests/unit
 
-demo: $(INSTALLED)  ## Draw a data set, train on two local Ray workers, validate and predict
+demo: $(INSTALLED)  ## Draw a data set, train and validate on two local Ray workers, predict
 	rm -rf runs/demo demo-data
 	$(BIN)/raypose data synth demo-data/train --samples 1536 --seed 1
 	$(BIN)/raypose data synth demo-data/val --samples 256 --seed 2
 	$(BIN)/raypose data build demo-data/train demo-data/shards/train
 	$(BIN)/raypose data build demo-data/val demo-data/shards/val
 	$(BIN)/raypose train configs/demo.yaml
-	$(BIN)/raypose val runs/demo
 	$(BIN)/raypose predict demo-data/val/images --model runs/demo --out runs/demo/predictions
 	@printf '\nreport      %s\npictures    %s\ncheckpoint  %s\n' \
 		runs/demo/report/index.html runs/demo/predictions runs/demo/weights/best.pt

@@ -21,7 +21,7 @@ _Points = dict[str, Vector]
 
 SIDES = (("left", 1.0), ("right", -1.0))
 _STANCES: tuple[Stance, ...] = ("stand", "walk", "step", "sit", "lie")
-_STANCE_CHANCES = (0.62, 0.28, 0.04, 0.05, 0.01)
+_STANCE_CHANCES = (0.66, 0.27, 0.03, 0.03, 0.01)
 
 _HEAD_POINTS = {
     "brow": (0.0, 0.004, 0.012),
@@ -80,7 +80,7 @@ class _Arm(NamedTuple):
     bend: tuple[float, float, float]
 
 
-_HANGING = _Arm((6, 20), (-8, 14), (5, 35), (-0.2, 0.0, 1.0))
+_HANGING = _Arm((6, 20), (-8, 14), (5, 28), (-0.2, 0.0, 1.0))
 _ARMS = (
     _HANGING,
     _Arm((30, 50), (-15, 5), (75, 100), (-1.0, 0.0, 0.45)),  # hand on the hip
@@ -90,7 +90,7 @@ _ARMS = (
     _Arm((55, 95), (-5, 15), (0, 30), (0.0, 0.5, 1.0)),  # spread
     _Arm((8, 25), (10, 35), (75, 110), (-0.7, 0.4, 0.8)),  # folded
 )
-_ARM_CHANCES = (0.80, 0.05, 0.06, 0.03, 0.02, 0.03, 0.01)
+_ARM_CHANCES = (0.87, 0.03, 0.04, 0.02, 0.01, 0.02, 0.01)
 
 
 class _Leg(NamedTuple):
@@ -209,7 +209,7 @@ def _head(centre: Vector, head_33: Vector, size: float) -> _Points:
 def _random_view(rng: Generator, stance: Stance) -> Vector:
     """Rotation from body to view frame (y still up): facing, a camera slightly above, and lying down."""
     facing = rng.random()
-    if facing < 0.82:
+    if facing < 0.85:
         turn_deg = float(np.clip(rng.normal(0, 22), -50, 50))
     elif facing < 0.93:
         turn_deg = float(rng.choice((-1, 1)) * rng.uniform(68, 100))

@@ -20,7 +20,7 @@ from raypose.structures import COCO_PERSON, BoolArray, FloatArray, ImageArray, P
 
 _MIN_SIZE_PX = 64
 _FACE_KEYPOINTS = 5  # nose, eyes and ears come first
-_MOST_OVERLAP = 0.5  # of the smaller of two boxes
+_MOST_OVERLAP = 0.35  # of the smaller of two boxes
 _OBJECT = 255  # owner of a pixel of the foreground
 _PEOPLE_CHANCES = (0.03, 0.55, 0.27, 0.10, 0.05)
 _HEIGHT_SHARE = {1: (0.62, 0.93), 2: (0.54, 0.90), 3: (0.45, 0.80), 4: (0.40, 0.70)}
@@ -104,7 +104,7 @@ def _place_one(rng: Generator, figure: Figure, size_wh: tuple[int, int], across:
     tall_px = (bottom - top) * scale_px
     # The nearer (larger) a person, the lower the feet: the ground is seen from above.
     ground_px = height - rng.uniform(0.02, 0.35) * max(height - tall_px, 0.0)
-    if rng.random() < 0.15:
+    if rng.random() < 0.1:
         scale_px *= rng.uniform(1.1, 1.5)
         ground_px = height + rng.uniform(0.05, 0.4) * tall_px
     half_px = (right - left) * scale_px / 2
@@ -125,7 +125,7 @@ def _overlap(first_xyxy: FloatArray, second_xyxy: FloatArray) -> float:
 def _paint_people(rng: Generator, canvas_HW3: ImageArray, places: list[_Place]) -> People:
     """Paint from far to near, then read the labels off what was painted."""
     owner_HW = np.zeros(canvas_HW3.shape[:2], np.uint8)
-    object_after = int(rng.integers(len(places))) if places and rng.random() < 0.18 else -1
+    object_after = int(rng.integers(len(places))) if places and rng.random() < 0.14 else -1
     part_NHW = []
     for number, place in enumerate(places):
         _shadow(canvas_HW3, place)
