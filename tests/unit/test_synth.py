@@ -106,7 +106,7 @@ def test_most_people_are_large_enough_for_a_small_model(samples: list[Sample]) -
 
 def test_a_person_in_front_hides_the_keypoints_behind() -> None:
     behind, free = [], []
-    for sample in synthesize(150, seed=3, size_px=160):
+    for sample in synthesize(500, seed=3, size_px=160):
         people = sample.people
         for index in range(len(people) - 1):
             x1, y1, x2, y2 = people.box_xyxy_N4[index + 1 :].T
