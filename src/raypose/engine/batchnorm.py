@@ -18,7 +18,12 @@ class VirtualBatchNorm:
     """Wraps the running means and variances of a model for the length of a step."""
 
     def __init__(self, model: nn.Module, lanes: int, world: World) -> None:
-        layers = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+        layers = [
+            module
+            for module in model.modules()
+            # Frozen layers are in evaluation mode and keep what they have.
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training
+        ]
         self._running = [
             buffer for layer in layers for buffer in (layer.running_mean, layer.running_var) if buffer is not None
         ]

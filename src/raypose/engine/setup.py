@@ -97,46 +97,21 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
     train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
     identity = identity_of(config, train_set)
     spec = ModelSpec(config.model.architecture, train_set.skeleton, train_set.class_names)
-    plan = Plan(
-        train_set.shard_sizes,
-        seed=config.train.seed,
-        batch=config.train.batch,
-        lanes=config.scaling.lanes,
-        window=config.data.shuffle_window,
-    )
-    total_steps = plan.steps_of(config.train.epochs)
-    precision = Precision.choose(config.train.precision, world.device)
-    model = build_model(spec, config.train, seed=config.train.seed)
+    plan = _plan(config, train_set)
     checkpoints = CheckpointStore(store)
     snapshot = checkpoints.load_latest(lambda text: report(Notice(text)))
+    model = build_model(spec, config.train, seed=config.train.seed)
     if snapshot is None and config.model.pretrained:
         report(Notice(str(load_pretrained(model, config.model.pretrained))))
     freeze_layers(model, config.train.freeze)
     model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_train_mode(model)
-    choice = choose_optimizer(config.train, len(spec.class_names), total_steps)
-    optimizer = build_optimizer(model, config.train, total_steps)
-    average = WeightAverage(model, decay=config.train.ema_decay, tau=config.train.ema_tau)
-    schedule = Schedule.of(
-        config.train,
-        samples=len(train_set),
-        total_steps=total_steps,
-        warmup_bias_lr=choice.warmup_bias_lr,
-    )
+    choice = choose_optimizer(config.train, len(spec.class_names), plan.steps_of(config.train.epochs))
+    train_step = _train_step(config, world, plan, model, choice)
     progress = TrainProgress()
     if snapshot is not None:
         snapshot.identity.require_same(identity, f"{store.url}: checkpoint of step {snapshot.progress.step}")
-        progress = restore(snapshot, model, average, optimizer)
-    train_step = TrainStep(
-        model=model,
-        optimizer=optimizer,
-        average=average,
-        schedule=schedule,
-        precision=precision,
-        train=config.train,
-        lanes=config.scaling.lanes,
-        world=world,
-    )
+        progress = restore(snapshot, model, train_step.average, train_step.optimizer)
     return Parts(
         config=config,
         world=world,
@@ -148,10 +123,39 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
         val_set=val_set,
         plan=plan,
         model=model,
-        average=average,
+        average=train_step.average,
         choice=choice,
         train_step=train_step,
         progress=progress,
+    )
+
+
+def _plan(config: RunConfig, train_set: ShardSet) -> Plan:
+    return Plan(
+        train_set.shard_sizes,
+        seed=config.train.seed,
+        batch=config.train.batch,
+        lanes=config.scaling.lanes,
+        window=config.data.shuffle_window,
+    )
+
+
+def _train_step(config: RunConfig, world: World, plan: Plan, model: nn.Module, choice: OptimizerChoice) -> TrainStep:
+    total_steps = plan.steps_of(config.train.epochs)
+    return TrainStep(
+        model=model,
+        optimizer=build_optimizer(model, config.train, total_steps),
+        average=WeightAverage(model, decay=config.train.ema_decay, tau=config.train.ema_tau),
+        schedule=Schedule.of(
+            config.train,
+            samples=plan.samples,
+            total_steps=total_steps,
+            warmup_bias_lr=choice.warmup_bias_lr,
+        ),
+        precision=Precision.choose(config.train.precision, world.device),
+        train=config.train,
+        lanes=config.scaling.lanes,
+        world=world,
     )
 
 
