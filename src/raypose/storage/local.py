@@ -110,7 +110,7 @@ class LocalStore:
 
 
 def _raise_unless_absent(error: OSError) -> None:
-    if not isinstance(error, FileNotFoundError | NotADirectoryError):  # below a file there is nothing, either
+    if Path(error.filename).exists():  # a file where a folder should be, or one that may not be looked into
         raise error
 
 
