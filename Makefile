@@ -54,7 +54,7 @@ demo: $(INSTALLED)  ## Draw a data set, train and validate on two local Ray work
 	$(BIN)/raypose train configs/demo.yaml
 	$(BIN)/raypose predict demo-data/val/images --model runs/demo --out runs/demo/predictions
 	@printf '\nreport      %s\npictures    %s\ncheckpoint  %s\n' \
-		runs/demo/report/index.html runs/demo/predictions runs/demo/weights/best.pt
+		runs/demo/report/index.html runs/demo/predictions/pictures runs/demo/weights/best.pt
 
 bench: $(INSTALLED)  ## Accuracy against Ultralytics: hours on a CPU, resumable (see benchmarks/README.md)
 	$(BIN)/python benchmarks/accuracy_vs_ultralytics.py --work runs/bench
