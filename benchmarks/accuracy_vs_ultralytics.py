@@ -68,7 +68,7 @@ class Recipe:
 RECIPES = {
     # Small images and people who fill them: a mosaic would halve everybody, and there is little time to learn.
     "synth": Recipe("synth", 12, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}),
-    "lspet": Recipe("lspet", 14, {"mosaic": 0.3, "scale": 0.25, "close_mosaic": 5}, pretrained="ultralytics/synth-0"),
+    "lspet": Recipe("lspet", 60, {"mosaic": 0.3, "scale": 0.25, "close_mosaic": 10}, pretrained="ultralytics/synth-0"),
 }
 
 
