@@ -7,6 +7,7 @@ Visibility is COCO's code: 0 not labelled, 1 labelled but hidden, 2 labelled and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -107,6 +108,13 @@ class Skeleton:
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise DataError(f"skeleton: {error!r} while reading names, edges, flip_pairs, sigmas") from error
+
+
+def json_ready(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The same values with None for NaN and infinity, which JSON does not have: an undefined metric is null."""
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
+    }
 
 
 def _index_pairs(raw: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:

@@ -2,7 +2,7 @@
 
 from raypose.checkpoint.locate import locate_model
 from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
-from raypose.checkpoint.store import CheckpointStore, SavedCheckpoint, best_first, select_expired
+from raypose.checkpoint.store import CheckpointStore, SavedCheckpoint, best_first, best_of, select_expired
 
 __all__ = [
     "CheckpointStore",
@@ -11,6 +11,7 @@ __all__ = [
     "Snapshot",
     "TrainProgress",
     "best_first",
+    "best_of",
     "locate_model",
     "select_expired",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from raypose.checkpoint.store import STATE, CheckpointStore, best_first
+from raypose.checkpoint.store import STATE, CheckpointStore, best_of
 from raypose.config import load_config
 from raypose.errors import CheckpointError
 from raypose.storage import open_store
@@ -29,6 +29,7 @@ def locate_model(reference: str | Path, which: Which = "best") -> Path:
     saved = CheckpointStore(open_store(str(path))).saved()
     if not saved:
         raise CheckpointError(f"{path}: the run has no complete checkpoint yet")
-    judged = best_first(saved, load_config(path / "config.yaml").checkpoint.best_metric)
-    chosen = saved[-1] if which == "last" or not judged else judged[0]
-    return path / "checkpoints" / chosen.name
+    if which == "last":
+        return path / "checkpoints" / saved[-1].name
+    best_metric = load_config(path / "config.yaml").checkpoint.best_metric
+    return path / "checkpoints" / best_of(saved, best_metric).name

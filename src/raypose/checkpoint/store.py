@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from raypose.checkpoint.state import FORMAT_VERSION, RunIdentity, Snapshot, TrainProgress
 from raypose.errors import CheckpointError, DataError, StorageError
 from raypose.storage import ObjectStore
+from raypose.structures import json_ready
 
 STATE = "state.json"
 TENSORS = "state.safetensors"
@@ -65,7 +66,7 @@ class CheckpointStore:
                 "format": FORMAT_VERSION,
                 **snapshot.identity.to_dict(),
                 "progress": snapshot.progress.to_dict(),
-                "metrics": {name: value if math.isfinite(value) else None for name, value in snapshot.metrics.items()},
+                "metrics": json_ready(snapshot.metrics),
                 "versions": _versions(),
                 "sha256": {path.name: _sha256(path) for path in (tensors, model)},
             }
@@ -165,6 +166,11 @@ def best_first(saved: Sequence[SavedCheckpoint], best_metric: str) -> list[Saved
     """The checkpoints that were validated, best first; of equals the earlier, as early stopping has it."""
     judged = [one for one in saved if math.isfinite(one.metrics.get(best_metric, math.nan))]
     return sorted(judged, key=lambda one: (-one.metrics[best_metric], one.step))
+
+
+def best_of(saved: Sequence[SavedCheckpoint], best_metric: str) -> SavedCheckpoint:
+    """The best of the checkpoints that were validated, or the newest where none was. `saved` is not empty."""
+    return next(iter(best_first(saved, best_metric)), saved[-1])
 
 
 def _sha256(path: Path) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from raypose.errors import ConfigError
+from raypose.structures import json_ready
 
 
 def val(
@@ -35,7 +35,7 @@ def val(
         raise ConfigError("val: name a run, a checkpoint or a model file")
     else:
         evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, out=out)
-        metrics = {name: None if math.isnan(value) else value for name, value in evaluation.metrics.items()}
+        metrics = json_ready(evaluation.metrics)
         for note in evaluation.notes:
             typer.echo(f"note: {note}", err=True)
     if as_json:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_first
+from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_of
 from raypose.engine.report import publish_report
 from raypose.engine.restore import load_average
 from raypose.engine.setup import Parts
 from raypose.engine.validate import validate
+from raypose.structures import json_ready
 from raypose.telemetry import Reporter, RunFinished
 from raypose.telemetry.logbook import read_rows
 
@@ -21,7 +21,7 @@ SUMMARY_KEY = "summary.json"
 
 def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary | None:
     """Validate the best weights on all workers; on the leader, publish report, pictures and, last, the summary."""
-    best = parts.world.from_leader(_best(parts))
+    best = parts.world.from_leader(best_of(parts.checkpoints.saved(), parts.config.checkpoint.best_metric))
     load_average(parts.checkpoints.load(best.name), parts.average)
     if parts.world.is_leader:
         parts.checkpoints.copy_model(best, parts.store, "weights/best.pt")
@@ -60,12 +60,6 @@ def _facts(parts: Parts, best: SavedCheckpoint) -> dict[str, str]:
     }
 
 
-def _best(parts: Parts) -> SavedCheckpoint:
-    saved = parts.checkpoints.saved()
-    judged = best_first(saved, parts.config.checkpoint.best_metric)
-    return judged[0] if judged else saved[-1]
-
-
 def _summary(parts: Parts, progress: TrainProgress, best: SavedCheckpoint, metrics: Mapping[str, float]) -> Summary:
     completed = parts.plan.epochs_completed(progress.step)
     return {
@@ -78,7 +72,7 @@ def _summary(parts: Parts, progress: TrainProgress, best: SavedCheckpoint, metri
         "best": {
             "epoch": parts.plan.epochs_completed(best.step),
             "step": best.step,
-            **{name: value if math.isfinite(value) else None for name, value in metrics.items()},
+            **json_ready(metrics),
         },
         "images_per_second": round(progress.images / max(progress.train_seconds, 1e-9), 2),
         "train_seconds": round(progress.train_seconds, 2),

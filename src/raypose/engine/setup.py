@@ -50,11 +50,17 @@ class Parts:
     train_set: ShardSet
     val_set: ShardSet
     plan: Plan
-    model: nn.Module
-    average: WeightAverage
     choice: OptimizerChoice
     train_step: TrainStep
     progress: TrainProgress
+
+    @property
+    def model(self) -> nn.Module:
+        return self.train_step.model
+
+    @property
+    def average(self) -> WeightAverage:
+        return self.train_step.average
 
     @property
     def total_steps(self) -> int:
@@ -122,8 +128,6 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
         train_set=train_set,
         val_set=val_set,
         plan=plan,
-        model=model,
-        average=train_step.average,
         choice=choice,
         train_step=train_step,
         progress=progress,

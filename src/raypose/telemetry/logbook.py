@@ -9,7 +9,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Any, Self
 from tensorboardX import SummaryWriter
 
 from raypose.storage import ObjectStore
+from raypose.structures import json_ready
 from raypose.telemetry.events import EpochValidated, Event, StepsDone
 
 METRICS_KEY = "metrics.jsonl"
@@ -94,7 +94,7 @@ class Logbook:
         self._publish()
 
     def _publish(self) -> None:
-        lines = "".join(json.dumps(_without_nan(row)) + "\n" for row in self._rows)
+        lines = "".join(json.dumps(json_ready(row)) + "\n" for row in self._rows)
         self._store.write(METRICS_KEY, lines.encode())
         epochs = [row for row in self._rows if row["kind"] == "val"]
         if epochs:
@@ -124,11 +124,6 @@ def _results_csv(rows: list[dict[str, Any]]) -> str:
         values = [row["seconds"], *(row.get(key) for key in losses), *metrics, *(row.get(key) for key in rates)]
         writer.writerow([row["epoch"], *("" if value is None else f"{value:.6g}" for value in values)])
     return text.getvalue()
-
-
-def _without_nan(row: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN: a metric that is undefined is null."""
-    return {key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in row.items()}
 
 
 class _TensorBoard:
