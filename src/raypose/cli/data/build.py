@@ -1,0 +1,73 @@
+"""`raypose data build` and `data synth`: folders of labelled images, and shard sets from them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from raypose.cli.data.progress import show_progress
+
+if TYPE_CHECKING:
+    from raypose.data.importers import LabelledSource
+    from raypose.data.manifest import Manifest
+
+OutOption = Annotated[str, typer.Option(help="Folder that receives the shard set.")]
+ShardMib = Annotated[int, typer.Option(min=1, help="MiB after which a shard is full.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shard set that is there.")]
+
+
+def build(
+    src: Annotated[Path, typer.Argument(help="Folder with images/, labels/ and dataset.yaml.")],
+    out: Annotated[str, typer.Argument(help="Folder that receives the shard set.")],
+    shard_mib: ShardMib = 64,
+    overwrite: Overwrite = False,
+) -> None:
+    """Check a folder of images and label pickles and write it as a shard set."""
+    from raypose.data.importers.folder import read_folder
+
+    build_from(read_folder(src), out, shard_mib, overwrite)
+
+
+def synth(
+    out: Annotated[Path, typer.Argument(help="Empty or new folder that receives images/, labels/ and dataset.yaml.")],
+    samples: Annotated[int, typer.Option(min=1, help="How many images.")],
+    seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal images.")],
+    size: Annotated[int, typer.Option(min=64, help="Long side of the images in pixels.")] = 320,
+) -> None:
+    """Make a synthetic data set of people with COCO's 17 keypoints, for trying things out."""
+    from raypose.data.importers.folder import write_folder
+    from raypose.data.synth import synthesize
+    from raypose.structures import COCO_PERSON
+
+    with show_progress("synthesise", samples) as progress:
+        write_folder(synthesize(samples, seed, size), COCO_PERSON, ("person",), out, progress=progress)
+    typer.echo(f"wrote {samples:,} images with labels to {out}; next: raypose data build {out} SHARDS")
+
+
+def build_from(source: LabelledSource, out: str, shard_mib: int, overwrite: bool) -> None:
+    from raypose.data.build import build_shard_set
+
+    for note in source.notes:
+        typer.echo(f"note: {note}")
+    with show_progress("build", source.count) as progress:
+        manifest = build_shard_set(
+            source.samples,
+            source.skeleton,
+            source.class_names,
+            out,
+            shard_bytes=shard_mib << 20,
+            overwrite=overwrite,
+            progress=progress,
+        )
+    counts = manifest.counts
+    typer.echo(
+        f"wrote {out}: {manifest.samples:,} images in {shards_in_words(manifest)};"
+        f" {counts.people:,} annotations, of which {counts.labelled:,} labelled people"
+        f" and {counts.ignored:,} ignored ({counts.crowds:,} crowds)"
+    )
+
+
+def shards_in_words(manifest: Manifest) -> str:
+    return "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards):,} shards"
