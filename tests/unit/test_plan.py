@@ -1,16 +1,21 @@
 from __future__ import annotations
 
+import hashlib
 import pickle
 import time
 import tracemalloc
 from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import takewhile
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypose.data.plan import Plan, SampleRef, sample_rng
+from raypose.data.plan import Plan, SampleRef, ShardUse, sample_rng
 from raypose.errors import ConfigError, DataError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any)
@@ -112,6 +117,95 @@ def test_the_order_is_the_one_that_earlier_versions_gave() -> None:
         *((0, 2, 1), (0, 2, 2), (0, 0, 0), (0, 0, 1)),
         *((1, 0, 1), (1, 0, 0), (1, 2, 1), (1, 2, 0)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("digest", "sizes", "steps", "settings"),
+    [
+        ("10e89d4bc044dc09", [3, 1, 4], range(40), {"seed": 7, "batch": 4, "lanes": 2, "window": 3}),
+        ("26dfc98d4383da13", [5, 0, 2, 9, 0, 1], range(60), {"seed": 2**40, "batch": 15, "lanes": 5, "window": 1}),
+        ("593ee09d0925bd54", [2], range(30), {"seed": 1, "batch": 12, "lanes": 4, "window": 8}),
+        (
+            "4b18228763b90989",
+            [100 + number % 7 for number in range(300)],
+            range(0, 9_000, 251),
+            {"seed": 0, "batch": 48, "lanes": 3, "window": 700},
+        ),
+        (
+            "925dff3b1f93b093",
+            [70_000, 10, 90_000],
+            range(0, 40_000, 4_001),
+            {"seed": 5, "batch": 8, "lanes": 2, "window": 66_000},
+        ),
+        (
+            "d3fb2bcc8648dd20",
+            [10_000] * 100_000,
+            [0, 61_034, 61_035, 61_036, 90_000],
+            {"seed": 3, "batch": 16 * 1024, "lanes": 1024, "window": 100},
+        ),
+    ],
+)
+def test_orders_and_partners_of_small_and_huge_sets_are_the_ones_that_earlier_versions_gave(
+    digest: str, sizes: list[int], steps: Sequence[int], settings: dict[str, Any]
+) -> None:
+    plan = Plan(sizes, **settings)
+    found = hashlib.sha256()
+    for step in steps:
+        for lane in range(plan.lanes):
+            for ref in plan.references(step, lane):
+                found.update(f"{ref.epoch},{ref.shard},{ref.index},{ref.lane},{ref.window};".encode())
+                for partner in plan.partners(ref, np.random.default_rng((step, lane)), 3):
+                    found.update(f"{partner.shard},{partner.index};".encode())
+    assert found.hexdigest()[:16] == digest
+
+
+def uses_until(plan: Plan, first_step: int, last_step: int, lane: int) -> list[ShardUse]:
+    return list(takewhile(lambda use: use.first_step <= last_step, plan.shards_ahead(first_step, lane)))
+
+
+def shards_in_use(plan: Plan, step: int, lane: int) -> set[int]:
+    """What a step opens: the windows of its samples, read whole."""
+    windows = {(ref.epoch, ref.window) for ref in plan.references(step, lane)}
+    return {
+        ref.shard
+        for s in range(max(0, step - plan.window - 1), step + plan.window + 2)
+        for ref in plan.references(s, lane)
+        if (ref.epoch, ref.window) in windows
+    }
+
+
+@given(plans(), st.integers(0, 30), st.integers(0, 4))
+def test_shards_ahead_are_those_that_samples_and_partners_need(plan: Plan, start: int, lane: int) -> None:
+    lane %= plan.lanes
+    ahead = uses_until(plan, start, start + 20, lane)
+    assert [use.first_step for use in ahead] == sorted(use.first_step for use in ahead)
+    for step in range(start, start + 20):
+        needed = {use.shard for use in ahead if use.first_step <= step <= use.last_step}
+        assert needed == shards_in_use(plan, step, lane) == plan.shards_needed(step, lane)
+
+
+@given(plans())
+def test_a_lane_passes_each_shard_once_an_epoch(plan: Plan) -> None:
+    for lane in range(plan.lanes):
+        ahead = uses_until(plan, 0, plan.steps_of(3), lane)
+        times = Counter(use.shard for use in ahead if use.last_step < plan.steps_of(3))
+        read = {ref.shard for step in range(plan.steps_of(3)) for ref in plan.references(step, lane)}
+        assert set(times) <= read
+        assert max(times.values(), default=0) <= 3 + 3  # comes back to the shard it began in
+
+
+def test_reading_shards_ahead_of_a_billion_samples_shuffles_nothing() -> None:
+    plan = Plan([10_000] * 100_000, seed=3, batch=1024, lanes=1024, window=8192)
+    ahead = uses_until(plan, 0, plan.steps_of(2), lane=1023)
+    assert 2 * 97 <= len(ahead) <= 2 * 99  # a lane's piece is 97.7 shards long
+    assert len(plan._windows) == 0
+
+
+def test_threads_may_share_a_plan() -> None:
+    plan = Plan([50] * 40, seed=1, batch=16, lanes=2, window=20)
+    expected = read(Plan([50] * 40, seed=1, batch=16, lanes=2, window=20), 0, 250)
+    with ThreadPoolExecutor(4) as pool:
+        assert all(found == expected for found in pool.map(lambda _: read(plan, 0, 250), range(4)))
 
 
 def test_a_lane_opens_few_shards_at_a_time() -> None:

@@ -9,9 +9,9 @@ piece a lane shuffles window by window.
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count, takewhile
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -35,6 +35,15 @@ class SampleRef:
     index: int
     lane: int
     window: int
+
+
+@dataclass(frozen=True, slots=True)
+class ShardUse:
+    """A lane needs `shard` from `first_step` to `last_step`: it reads it, or may draw partners from it."""
+
+    shard: int
+    first_step: int
+    last_step: int
 
 
 def sample_rng(seed: int, ref: SampleRef) -> np.random.Generator:
@@ -92,13 +101,36 @@ class Plan:
         window = self._window(ref.epoch, ref.lane, ref.window)
         return tuple(window.ref(int(offset)) for offset in rng.integers(len(window.shards), size=count))
 
+    def shards_ahead(self, step: int, lane: int) -> Iterator[ShardUse]:
+        """The shards that a lane needs from `step` on, in the order of their first steps, without end.
+
+        Each comes once each time the lane passes it: once an epoch, or twice where the lane's piece of the ring ends in
+        the shard it began in. All shards of a window are needed from its first step on, because of partners.
+        No window is shuffled for this.
+        """
+        item = step * self.micro_batch
+        first_epoch = (item * self.lanes + lane) // self.samples
+        place = self._place(lane, first_epoch, item - self._lane_count(lane, first_epoch))
+        for epoch in count(first_epoch):
+            size = self._piece_size(lane, epoch)
+            before = self._lane_count(lane, epoch)
+            start = place.start if epoch == first_epoch else 0
+            for shard, first, last in self._ring(epoch).runs(self._piece_start(lane, epoch), start, size):
+                first_item = before + self._place(lane, epoch, first).start
+                last_item = before + self._place(lane, epoch, last).stop - 1
+                yield ShardUse(shard, max(step, first_item // self.micro_batch), last_item // self.micro_batch)
+
+    def shards_needed(self, step: int, lane: int) -> frozenset[int]:
+        """The shards of the windows that a lane reads from in this step: all that its samples and partners lie in."""
+        return frozenset(
+            use.shard for use in takewhile(lambda use: use.first_step <= step, self.shards_ahead(step, lane))
+        )
+
     def _lane_item(self, lane: int, item: int) -> SampleRef:
         epoch = (item * self.lanes + lane) // self.samples
         offset = item - self._lane_count(lane, epoch)
-        size = self._piece_size(lane, epoch)
-        number = ((offset + 1) * self._window_count(size) - 1) // size
-        window = self._window(epoch, lane, number)
-        return window.ref(offset - window.start)
+        place = self._place(lane, epoch, offset)
+        return self._window(epoch, lane, place.number).ref(offset - place.start)
 
     def _lane_count(self, lane: int, epochs: int) -> int:
         """Samples that a lane holds of the first `epochs` epochs: ceil((M - v) / V)."""
@@ -115,22 +147,40 @@ class Plan:
         )
         return after - before
 
-    def _window_count(self, piece_size: int) -> int:
-        return _ceil_div(piece_size, self.window)
+    def _place(self, lane: int, epoch: int, offset: int) -> _Place:
+        """The window that holds the sample at `offset` of a lane's piece."""
+        size = self._piece_size(lane, epoch)
+        windows = _ceil_div(size, self.window)
+        number = ((offset + 1) * windows - 1) // size
+        return self._window_place(size, number)
+
+    def _window_place(self, size: int, number: int) -> _Place:
+        windows = _ceil_div(size, self.window)
+        # Windows of equal size, so that none is left with a sample or two that could only be its own partner.
+        return _Place(number, number * size // windows, (number + 1) * size // windows)
 
     def _window(self, epoch: int, lane: int, number: int) -> _Window:
         recent = self._windows.setdefault(lane, _Recent(keep=2))
         return recent.get((epoch, number), lambda: self._make_window(epoch, lane, number))
 
     def _make_window(self, epoch: int, lane: int, number: int) -> _Window:
-        size = self._piece_size(lane, epoch)
-        count = self._window_count(size)
-        # Windows of equal size, so that none is left with a sample or two that could only be its own partner.
-        start, stop = number * size // count, (number + 1) * size // count
-        order = np.argsort(_random_bits((self.seed, _WINDOW_ORDER, epoch, lane, number), stop - start), kind="stable")
-        ring = self._rings.get(epoch, lambda: _Ring.turn(self._sizes, self.seed, epoch))
-        shards, indices = ring.locate(self._piece_start(lane, epoch) + start + order)
-        return _Window(epoch, lane, number, start, shards, indices)
+        place = self._window_place(self._piece_size(lane, epoch), number)
+        bits = _random_bits((self.seed, _WINDOW_ORDER, epoch, lane, number), place.stop - place.start)
+        order = np.argsort(bits, kind="stable")
+        shards, indices = self._ring(epoch).locate(self._piece_start(lane, epoch) + place.start + order)
+        return _Window(epoch, lane, number, shards, indices)
+
+    def _ring(self, epoch: int) -> _Ring:
+        return self._rings.get(epoch, lambda: _Ring.turn(self._sizes, self.seed, epoch))
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Window `number` of a lane's piece: the offsets `start` to `stop`, counted from the start of the piece."""
+
+    number: int
+    start: int
+    stop: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,15 +206,23 @@ class _Ring:
         starts = np.where(slots > 0, self.ends[slots - 1], 0)
         return shards, laid - starts
 
+    def runs(self, piece_start: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """The shards below offsets `start` to `stop` of a piece, each with its first and last offset there."""
+        while start < stop:
+            laid = (piece_start + start + self.offset) % int(self.ends[-1])
+            slot = int(np.searchsorted(self.ends, laid, side="right"))
+            after = min(stop, start + int(self.ends[slot]) - laid)
+            yield int(self.shard_order[slot]), start, after - 1
+            start = after
+
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """Samples in the order a lane reads them; `start` counts from the start of the lane's piece."""
+    """Samples in the order a lane reads them."""
 
     epoch: int
     lane: int
     number: int
-    start: int
     shards: IntArray
     indices: IntArray
 
@@ -173,19 +231,24 @@ class _Window:
 
 
 class _Recent(Generic[T]):
-    """Remembers the values used last: reading in order computes each once, random access stays right."""
+    """Remembers the values used last: reading in order computes each once, random access stays right.
+
+    What is remembered is replaced as a whole, never changed: threads that read ahead and threads that read along may
+    share a plan. At worst two of them compute the same value.
+    """
 
     def __init__(self, keep: int) -> None:
         self._keep = keep
-        self._values: OrderedDict[Hashable, T] = OrderedDict()
+        self._entries: tuple[tuple[Hashable, T], ...] = ()
 
     def get(self, key: Hashable, make: Callable[[], T]) -> T:
-        if key in self._values:
-            self._values.move_to_end(key)
-            return self._values[key]
-        value = self._values[key] = make()
-        if len(self._values) > self._keep:
-            self._values.popitem(last=False)
+        entries = self._entries
+        if entries and entries[0][0] == key:
+            return entries[0][1]
+        value = next((value for known, value in entries if known == key), None)
+        if value is None:
+            value = make()
+        self._entries = ((key, value), *(entry for entry in entries if entry[0] != key))[: self._keep]
         return value
 
 
