@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from raypose.data import safe_pickle
-from raypose.data.safe_pickle import MAX_LABEL_BYTES, load_label, load_plain
+from raypose.data.pickle_machine import Limits
+from raypose.data.safe_pickle import LABEL_LIMITS, MAX_DEPTH, load_label, load_plain
 from raypose.errors import DataError, UnsafePickleError
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
@@ -28,7 +29,7 @@ PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 scalars = (
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**64 - 1)
     | st.floats(allow_nan=False)
     | st.text(max_size=20)
     | st.binary(max_size=40)
@@ -37,7 +38,7 @@ plain_values = st.recursive(
     scalars,
     lambda inner: (
         st.lists(inner, max_size=5)
-        | st.dictionaries(st.text(max_size=5) | st.integers(), inner, max_size=5)
+        | st.dictionaries(st.text(max_size=5) | st.integers(-(2**63), 2**64 - 1), inner, max_size=5)
         | st.lists(inner, max_size=5).map(tuple)
     ),
     max_leaves=20,
@@ -268,11 +269,71 @@ def test_a_changed_or_cut_label_never_raises_anything_but_a_data_error(data: st.
 
 def test_a_label_that_is_too_large_is_refused_before_it_is_read() -> None:
     with pytest.raises(DataError, match="expected at most"):
-        load_label(bytes(MAX_LABEL_BYTES + 1), "x")
+        load_label(bytes(LABEL_LIMITS.content_bytes + 1), "x")
 
 
 def test_a_small_file_cannot_make_millions_of_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert safe_pickle.MAX_OPERATIONS <= 1_000_000
-    monkeypatch.setattr(safe_pickle, "MAX_OPERATIONS", 1_000)
+    assert LABEL_LIMITS.operations <= 200_000
+    monkeypatch.setattr(safe_pickle, "LABEL_LIMITS", Limits(content_bytes=10_000, operations=1_000))
     with pytest.raises(DataError, match="opcodes"):
         load_label(b"\x80\x04(" + b"]" * 1_001 + b"l.", "x")
+
+
+def shared_lists(levels: int, leaf: Any) -> Any:
+    """Ten to the power of `levels` leaves, in a few dozen bytes of pickle."""
+    value = leaf
+    for _ in range(levels):
+        value = [value] * 10
+    return value
+
+
+def test_what_unfolds_to_more_than_the_limit_is_refused_however_small_the_file() -> None:
+    assert load_label(pickle.dumps(shared_lists(4, 1.0)), "x") == shared_lists(4, 1.0)
+    for bomb in (shared_lists(12, 1.0), [np.zeros(100_000)] * 100, shared_lists(3, "x" * 100_000)):
+        content = pickle.dumps(bomb)
+        assert len(content) < 1 << 20
+        with pytest.raises(DataError, match="when unfolded"):
+            load_label(content, "x")
+
+
+def test_values_that_hold_themselves_or_nest_without_end_are_refused() -> None:
+    circle: list[Any] = []
+    circle.append({"a": [circle]})
+    with pytest.raises(DataError, match="hold themselves"):
+        load_label(pickle.dumps(circle), "x")
+    deep: list[Any] = []
+    for _ in range(MAX_DEPTH):
+        deep = [deep]
+    with pytest.raises(DataError, match="nested more deeply"):
+        load_label(pickle.dumps(deep), "x")
+
+
+@pytest.mark.parametrize("key", [(1, 2), frozenset({1}), ((),) * 3])
+def test_keys_are_text_or_numbers_because_others_can_take_for_ever_to_hash(key: Any) -> None:
+    with pytest.raises(DataError, match="as a key"):
+        load_label(pickle.dumps({key: 1}), "x")
+    with pytest.raises(DataError, match="as a key"):
+        load_label(pickle.dumps({key}), "x")
+
+
+@pytest.mark.parametrize("number", [2**64, -(2**63) - 1, 10**4000])
+def test_integers_of_more_than_64_bits_are_refused(number: int) -> None:
+    for load in (load_label, load_plain):
+        with pytest.raises(DataError, match="64 bits"):
+            load(pickle.dumps([number]), "x")
+
+
+def test_text_that_no_terminal_or_file_takes_is_refused() -> None:
+    lone = "\udc80"
+    for load in (load_label, load_plain):
+        with pytest.raises(DataError, match="Unicode"):
+            load(pickle.dumps([lone]), "x")
+    with pytest.raises(DataError, match="Unicode"):
+        load_label(pickle.dumps(np.array([lone])), "x")
+
+
+def test_a_name_with_control_characters_stays_on_its_line() -> None:
+    content = b"\x80\x04\x8c\x02os\x8c\x0bsys\x1b[2J\ntem\x93."
+    with pytest.raises(UnsafePickleError) as caught:
+        load_label(content, "x")
+    assert str(caught.value).isprintable() and r"os.sys\x1b[2J" in str(caught.value)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from raypose.data.sample_id import is_printable
 from raypose.errors import DataError
 from raypose.storage.base import ObjectStore
 from raypose.structures import BoolArray, People, Skeleton
@@ -18,6 +19,7 @@ MANIFEST_KEY = "manifest.json"
 VERSION = 1
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
+_MAX_SHARD_BYTES = 1 << 40
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -35,8 +37,11 @@ class ShardInfo:
             raise DataError(f"shard name {self.name!r} is no plain file name")
         if not _SHA256.fullmatch(self.sha256):
             raise DataError(f"shard {self.name}: sha256 {self.sha256!r} is not 64 hexadecimal digits")
-        if self.size_bytes < 0 or self.samples < 0:
-            raise DataError(f"shard {self.name}: sizes must not be negative")
+        if not 0 <= self.size_bytes <= _MAX_SHARD_BYTES or not 0 <= self.samples <= self.size_bytes:
+            raise DataError(
+                f"shard {self.name}: {self.samples} samples in {self.size_bytes} bytes, expected at most a sample"
+                f" a byte and {_MAX_SHARD_BYTES:,} bytes"
+            )
 
 
 def is_labelled(people: People) -> BoolArray:
@@ -81,7 +86,10 @@ class Manifest:
 
     def __post_init__(self) -> None:
         if not self.class_names or len(set(self.class_names)) != len(self.class_names):
-            raise DataError(f"class names {list(self.class_names)} must be there and differ")
+            raise DataError(f"class names {str(list(self.class_names))[:200]} must be there and differ")
+        for name in (*self.class_names, *self.skeleton.names):
+            if not is_printable(name):
+                raise DataError(f"name {name[:80]!a} of a class or keypoint has control characters or line ends")
         names = [shard.name for shard in self.shards]
         if len(set(names)) != len(names):
             raise DataError("a shard is listed twice")

@@ -18,15 +18,17 @@ import struct
 import zlib
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypose.data.manifest import ShardInfo
 from raypose.data.safe_pickle import load_plain
+from raypose.data.sample_id import check_sample_id
 from raypose.errors import DataError, ShardCorruptError
 from raypose.structures import People, Sample
+from raypose.vision.decode import MAX_PIXELS
 
 SHARD_VERSION = 1
 
@@ -70,7 +72,8 @@ class ShardWriter:
         return len(self._entries)
 
     def add(self, sample: Sample) -> None:
-        """Append one sample."""
+        """Append one sample; DataError for an id that no file could have."""
+        check_sample_id(sample.id, "a sample")
         # Memo entries that nothing refers to cost a third of the time that reading a record takes.
         record = pickletools.optimize(pickle.dumps(_to_record(sample), protocol=5))
         if len(record) > _MAX_RECORD_BYTES:
@@ -109,20 +112,29 @@ class ShardWriter:
 class ShardReader:
     """Random access to one shard, memory-mapped. Raises ShardCorruptError for every byte that does not fit."""
 
-    def __init__(self, path: Path) -> None:
-        self._name = path.name
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._name = name
+        try:
+            # The map keeps the open file, and with it any lock on it, even when `file` is closed.
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except ValueError as error:  # mmap refuses an empty file
+            raise self._corrupt("the file is empty") from error
+        except OSError as error:
+            raise DataError(f"{name}: cannot map the shard into memory: {error.strerror or error}") from error
+        self._table = self._read_table()
+
+    @classmethod
+    def open(cls, path: Path) -> ShardReader:
+        """The shard in a local file."""
         try:
             with path.open("rb") as file:
-                self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                return cls(file, path.name)
         except FileNotFoundError as error:
             raise ShardCorruptError(
                 f"{path}: the manifest lists this shard, but it is missing; fetch it again or rebuild"
             ) from error
-        except ValueError as error:  # mmap refuses an empty file
-            raise self._corrupt("the file is empty") from error
         except OSError as error:
             raise DataError(f"{path}: cannot read the shard: {error.strerror or error}") from error
-        self._table = self._read_table()
 
     def __len__(self) -> int:
         return len(self._table)
@@ -173,6 +185,16 @@ class ShardReader:
         return ShardCorruptError(f"{self._name}: {what}; fetch it again or rebuild with 'raypose data build'")
 
 
+def find_damage(path: Path, shard: ShardInfo) -> str | None:
+    """How a local file differs from the shard that the manifest describes; None where it is the same."""
+    size_bytes = path.stat().st_size
+    if size_bytes != shard.size_bytes:
+        return f"{size_bytes:,} bytes, manifest says {shard.size_bytes:,}"
+    with path.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return None if sha256 == shard.sha256 else f"sha256 {sha256[:12]}…, manifest says {shard.sha256[:12]}…"
+
+
 def _to_record(sample: Sample) -> dict[str, Any]:
     people = sample.people
     arrays = {
@@ -198,9 +220,12 @@ def _from_record(record: Any, where: str) -> Sample:
         raise ShardCorruptError(f"{where}: not a record of a sample; rebuild with 'raypose data build'")
     if type(record["id"]) is not str or type(record["image"]) is not bytes or not record["image"]:
         raise ShardCorruptError(f"{where}: a sample without id or image bytes; rebuild with 'raypose data build'")
+    check_sample_id(record["id"], where)
     for name in ("width", "height", "k"):
-        if type(record[name]) is not int or record[name] < 1:
-            raise ShardCorruptError(f"{where}: {name} is no positive integer; rebuild with 'raypose data build'")
+        if type(record[name]) is not int or not 1 <= record[name] <= MAX_PIXELS:
+            raise ShardCorruptError(
+                f"{where}: {name} is no integer from 1 to {MAX_PIXELS:,}; rebuild with 'raypose data build'"
+            )
     count = _people_of(record, where)
     arrays = {name: _to_array(record, name, count, where) for name in _FIELDS}
     people = People(
