@@ -2,17 +2,42 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+from raypose.config.s3_url import SCHEME, S3Location, hide_secrets
 from raypose.errors import StorageError
 from raypose.storage.base import ObjectStore, StoredObject
 from raypose.storage.local import LocalStore
 
-__all__ = ["ObjectStore", "StoredObject", "open_store"]
+__all__ = ["ObjectStore", "StoredObject", "is_remote", "open_parent", "open_store"]
 
 
 def open_store(url: str) -> ObjectStore:
-    """The store that a user's path names."""
-    if "://" in url:
-        raise StorageError(f"{url}: this kind of storage is not supported; give a local folder")
+    """The store that a user's path or URL names. Nothing is asked of its server yet."""
+    if url.startswith(SCHEME):
+        from raypose.storage.s3 import S3Store  # boto3 takes a good part of a second to load
+
+        return S3Store(S3Location.parse(url))
+    if is_remote(url):
+        raise StorageError(
+            f"{hide_secrets(url)}: this kind of storage is not supported; give a local folder or an s3:// URL"
+        )
     return LocalStore(Path(url))
+
+
+def open_parent(url: str) -> tuple[ObjectStore, str]:
+    """The store that holds the one object, or the part of a store, that `url` names, and its key there."""
+    if not is_remote(url):
+        path = Path(url).expanduser().absolute()
+        return open_store(str(path.parent)), path.name
+    location = S3Location.parse(url)
+    parent, _, key = location.prefix.rpartition("/")
+    if not key:
+        raise StorageError(f"{url}: names a whole bucket; add the name of what is meant")
+    return open_store(replace(location, prefix=parent).url), key
+
+
+def is_remote(url: str) -> bool:
+    """Whether a user's words name an object store rather than a local path."""
+    return "://" in url

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from raypose.errors import StorageError
-from raypose.storage.base import StoredObject, check_key
+from raypose.storage.base import StoredObject, check_key, check_range
 
 _PARTIAL = ".partial-"
 
@@ -20,7 +21,13 @@ class LocalStore:
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
-        self.url = str(self.root)
+
+    @property
+    def url(self) -> str:
+        return str(self.root)
+
+    def place(self, key: str) -> str:
+        return str(self._path(key))
 
     def read(self, key: str) -> bytes:
         try:
@@ -28,18 +35,50 @@ class LocalStore:
         except OSError as error:
             raise self._failure("read", key, error) from error
 
+    def read_range(self, key: str, start: int, stop: int) -> bytes:
+        check_range(key, start, stop)
+        try:
+            with self._path(key).open("rb") as file:
+                file.seek(start)
+                content = file.read(stop - start)
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+        if len(content) != stop - start:
+            raise StorageError(f"{self.place(key)}: ends after {self.size(key)} bytes, asked for {start} to {stop}")
+        return content
+
+    def size(self, key: str) -> int:
+        try:
+            found = self._path(key).stat()
+        except OSError as error:
+            raise self._failure("read", key, error) from error
+        if not stat.S_ISREG(found.st_mode):
+            raise StorageError(f"{self.place(key)}: is no file; name one")
+        return found.st_size
+
     def write(self, key: str, content: bytes) -> None:
-        with self._replacing(key) as temporary:
+        with self._writing(key), appearing(self._path(key)) as temporary:
             temporary.write_bytes(content)
 
+    def write_new(self, key: str, content: bytes) -> bool:
+        with self._writing(key):
+            try:
+                with appearing(self._path(key), new=True) as temporary:
+                    temporary.write_bytes(content)
+            except FileExistsError:
+                if not self.exists(key):  # a file stands where one of its folders should be
+                    raise
+                return False
+        return True
+
     def upload(self, path: Path, key: str) -> None:
-        with self._replacing(key) as temporary:
+        with self._writing(key), appearing(self._path(key)) as temporary:
             shutil.copyfile(path, temporary)
 
     def download(self, key: str, path: Path) -> None:
-        target = LocalStore(path.parent)
-        with target._replacing(path.name) as temporary:
-            shutil.copyfile(self._path(key), temporary)
+        source = self._path(key)
+        with LocalStore(path.parent)._writing(path.name), appearing(path) as temporary:
+            shutil.copyfile(source, temporary)
 
     def exists(self, key: str) -> bool:
         return self._path(key).is_file()
@@ -74,27 +113,16 @@ class LocalStore:
                 if name.startswith(_PARTIAL):
                     continue
                 with contextlib.suppress(FileNotFoundError):  # deleted since the folder was read
-                    yield StoredObject(path.relative_to(self.root).as_posix(), path.stat().st_size)
+                    status = path.stat()
+                    key = path.relative_to(self.root).as_posix()
+                    yield StoredObject(key, status.st_size, str(status.st_mtime_ns))
 
     @contextlib.contextmanager
-    def _replacing(self, key: str) -> Iterator[Path]:
-        path = self._path(key)
-        temporary: Path | None = None
+    def _writing(self, key: str) -> Iterator[None]:
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
-            os.close(descriptor)
-            temporary = Path(name)
-            yield temporary
-            _flush_to_disk(temporary)
-            temporary.chmod(0o644)
-            temporary.replace(path)
-            _flush_to_disk(path.parent)  # the new name, too, must survive a power cut
+            yield
         except OSError as error:
             raise self._failure("write", key, error) from error
-        finally:
-            if temporary is not None:
-                temporary.unlink(missing_ok=True)
 
     def _remove_empty_folders(self, folder: Path) -> None:
         # Whether a folder is empty is for rmdir to say: asking first would race with writers.
@@ -107,6 +135,31 @@ class LocalStore:
         path = self.root / key
         culprit = f" ({error.filename})" if error.filename and Path(error.filename) != path else ""
         return StorageError(f"{path}: cannot {verb}: {error.strerror or error}{culprit}")
+
+
+@contextlib.contextmanager
+def appearing(path: Path, *, new: bool = False) -> Iterator[Path]:
+    """A temporary neighbour to write to, which becomes `path` at the end of the block, or goes if that fails.
+
+    With `new`, FileExistsError is raised where `path` exists by then.
+    """
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.chmod(0o644)
+        if new:
+            path.hardlink_to(temporary)  # unlike a rename, a link does not replace
+        else:
+            temporary.replace(path)
+        _flush_to_disk(path.parent)  # the new name, too, must survive a power cut
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -1,0 +1,108 @@
+"""Object stores to test against: moto, which is always there, and a real Ceph gateway where its programs are."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from raypose.config.s3_url import S3Location
+
+CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
+CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
+BUCKET = "raypose"
+
+# Keys of the two servers on loopback that this file starts; they are worth nothing elsewhere.
+ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def s3_credentials() -> Iterator[None]:
+    """The environment that a user of the test servers would set, and nothing of the machine's own AWS settings."""
+    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    for name in own:
+        del os.environ[name]
+    os.environ.update(
+        AWS_ACCESS_KEY_ID=ACCESS_KEY,
+        AWS_SECRET_ACCESS_KEY=SECRET_KEY,
+        AWS_DEFAULT_REGION="us-east-1",
+        AWS_EC2_METADATA_DISABLED="true",
+        AWS_CONFIG_FILE="/nonexistent",
+        AWS_SHARED_CREDENTIALS_FILE="/nonexistent",
+    )
+    yield
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        del os.environ[name]
+    os.environ.update(own)
+
+
+@pytest.fixture(scope="session")
+def moto_endpoint(s3_credentials: None) -> Iterator[str]:
+    """A moto server in a thread of this process."""
+    from moto.server import ThreadedMotoServer
+
+    port = free_port()
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    make_bucket(f"http://127.0.0.1:{port}", BUCKET)
+    yield f"http://127.0.0.1:{port}"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rgw_endpoint(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A Ceph object gateway with monitor and OSD in memory, about 12 s to start."""
+    missing = [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
+    if missing:
+        pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
+    script = Path(__file__).with_name("ceph-rgw")
+    folder = tmp_path_factory.mktemp("ceph") / "rgw"
+    subprocess.run(
+        [script, "start", folder, str(free_port()), str(free_port())], check=True, timeout=120, stdout=subprocess.PIPE
+    )
+    endpoint = (folder / "endpoint").read_text().strip()
+    make_bucket(endpoint, BUCKET)
+    yield endpoint
+    subprocess.run([script, "stop", folder], check=True, timeout=60)
+
+
+@pytest.fixture(scope="session", params=["moto", "rgw"])
+def s3_endpoint(request: pytest.FixtureRequest) -> str:
+    """The endpoint of each server in turn; both hold the bucket BUCKET."""
+    return str(request.getfixturevalue(f"{request.param}_endpoint"))
+
+
+@pytest.fixture
+def s3_url(s3_endpoint: str) -> str:
+    """A URL of an empty place in a bucket, another one for each test."""
+    return S3Location(BUCKET, f"test-{uuid.uuid4().hex[:12]}", endpoint_url=s3_endpoint).url
+
+
+def below(url: str, key: str, **options: object) -> str:
+    """The URL of `key` in the place `url`, with other options where some are given."""
+    return replace(S3Location.parse(url).below(key), **options).url
+
+
+def client_of(endpoint: str) -> object:
+    """A plain boto3 client, for what a store has no method for."""
+    config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    return boto3.client("s3", endpoint_url=endpoint, config=config)
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    client_of(endpoint).create_bucket(Bucket=name)  # type: ignore[attr-defined]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
