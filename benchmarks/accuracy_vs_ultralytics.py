@@ -28,6 +28,7 @@ import yaml
 
 import raypose
 from raypose.data.build import build_shard_set
+from raypose.data.importers import source_of
 from raypose.data.importers.coco import read_coco
 from raypose.data.shard_set import ShardSet
 from raypose.data.synth import synthesize
@@ -192,10 +193,11 @@ def prepare(work: Path, name: str, lspet: Path) -> None:
     for split, seed, count in (("train", 1, 1536), ("val", 2, 256)):
         out = str(shards(work, name, split))
         if name == "synth":
-            build_shard_set(synthesize(count, seed, 320), COCO_PERSON, ("person",), out, overwrite=True)
+            samples = synthesize(count, seed, 320)
+            build_shard_set(source_of(samples, COCO_PERSON, ("person",)), out, overwrite=True)
         else:
             source = read_coco(lspet / "annotations" / f"{split}.json", lspet / split)
-            build_shard_set(source.samples, source.skeleton, source.class_names, out, overwrite=True)
+            build_shard_set(source, out, overwrite=True)
         for sample in ShardSet.open(out):
             _write_yolo(sample, yolo, split)
     built = ShardSet.open(str(shards(work, name, "train")))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from raypose.config import RunConfig, load_config
 from raypose.data.build import build_shard_set
+from raypose.data.importers import source_of
 from raypose.data.synth import synthesize
 from raypose.structures import COCO_PERSON
 
@@ -14,7 +15,7 @@ def build_synthetic(folder: Path, *, train: int = 48, val: int = 12, size_px: in
     """Shard sets `folder`/train and `folder`/val of drawn people, each of a few shards."""
     for name, count, seed in (("train", train, 1), ("val", val, 2)):
         samples = synthesize(count, seed, size_px)
-        build_shard_set(samples, COCO_PERSON, ("person",), str(folder / name), shard_bytes=48 * 1024)
+        build_shard_set(source_of(samples, COCO_PERSON, ("person",)), str(folder / name), shard_bytes=48 * 1024)
     return folder
 
 

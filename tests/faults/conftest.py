@@ -13,6 +13,7 @@ import yaml
 from raypose.checkpoint import CheckpointStore, Snapshot, TrainProgress
 from raypose.config import dump_config, load_config
 from raypose.data.build import build_shard_set
+from raypose.data.importers import source_of
 from raypose.data.importers.folder import write_folder
 from raypose.data.shard_set import ShardSet
 from raypose.data.synth import synthesize
@@ -35,7 +36,7 @@ def sound_workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     assert len(samples[0].people) > 0  # the label that tests spoil
     write_folder(samples, COCO_PERSON, ("person",), root / "people")
     for name, part in (("train", samples), ("val", samples[:2])):
-        build_shard_set(part, COCO_PERSON, ("person",), str(root / name))
+        build_shard_set(source_of(part, COCO_PERSON, ("person",)), str(root / name))
     (root / "coco.json").write_text(json.dumps(_coco_json(samples)))
     _write_yolo(samples, root / "yolo")
     (root / "run.yaml").write_text(yaml.safe_dump(RUN))

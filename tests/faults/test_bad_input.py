@@ -134,7 +134,7 @@ FOLDERS = {
         write("people/dataset.yaml", "classes: 2026-02-30"), "not valid YAML"
     ),
     "no folder of labels": folder(
-        lambda root: shutil.rmtree(root / "people/labels"), "people/labels: no such folder; check the path"
+        lambda root: shutil.rmtree(root / "people/labels"), "people/labels: no such folder"
     ),
 }
 

@@ -214,7 +214,7 @@ def test_a_written_folder_reads_back_the_same(tmp_path: Path) -> None:
     samples = list(source.samples)
     assert write_folder(samples, source.skeleton, source.class_names, tmp_path / "out") == 2
     again = read_folder(tmp_path / "out")
-    assert (again.skeleton, again.class_names, again.count) == (source.skeleton, source.class_names, 2)
+    assert (again.skeleton, again.class_names, len(again.images)) == (source.skeleton, source.class_names, 2)
     for found, expected in zip(again.samples, samples, strict=True):
         assert (found.id, found.image, found.width) == (expected.id, expected.image, expected.width)
         for name in People.__slots__:
@@ -286,7 +286,7 @@ def test_coco_categories_may_share_one_skeleton_and_state_sigmas(tmp_path: Path)
             "keypoints has 3 values, expected 9",
         ),
         ({"images": [{"id": 7, "file_name": "../a.jpg"}]}, "file_name"),
-        ({"images": [{"id": 7, "file_name": "gone.jpg"}]}, r"gone\.jpg: cannot read"),
+        ({"images": [{"id": 7, "file_name": "gone.jpg"}]}, r"none of the 1 images .* gone\.jpg"),
         ({"images": [{"id": 7, "file_name": "a.jpg"}] * 2}, "share an id"),
     ],
 )
@@ -411,7 +411,7 @@ def test_real_data_sets_import_with_their_known_counts(name: str, tmp_path: Path
     if not (DATA / folder).is_dir():
         pytest.skip(f"{DATA / folder} is not here")
     source = read_coco(DATA / folder / annotations, DATA / folder / images)
-    build_shard_set(source.samples, source.skeleton, source.class_names, str(tmp_path / "set"))
+    build_shard_set(source, str(tmp_path / "set"))
     stats = collect_stats(ShardSet.open(str(tmp_path / "set")))
     assert (stats.images, stats.annotations, stats.labelled_people) == expected
     assert source.skeleton.sigmas is not None

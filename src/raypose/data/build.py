@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypose.data.image_check import check_image
+from raypose.data.importers.source import LabelledSource
 from raypose.data.manifest import MANIFEST_KEY, Counts, Manifest, ShardInfo, write_manifest
 from raypose.data.shard import ShardWriter
 from raypose.errors import DataError, StorageError, UnsafePickleError
@@ -32,9 +33,7 @@ _SHARD_FILE = re.compile(r"shard-\d{6,}\.pkl")
 
 
 def build_shard_set(
-    samples: Iterable[Sample],
-    skeleton: Skeleton,
-    class_names: tuple[str, ...],
+    source: LabelledSource,
     out: str,
     *,
     shard_bytes: int = SHARD_BYTES,
@@ -43,17 +42,18 @@ def build_shard_set(
 ) -> Manifest:
     """Check every sample and write them, in order, as a shard set in the folder `out`.
 
-    A shard is closed once it has `shard_bytes`. `progress` hears the number of samples written so far. A step of
-    `samples` may raise DataError and go on; up to MAX_PROBLEMS problems are collected into one DataError. Until
-    every sample is written and found well, `out` stays as it was, an older set in it included.
+    A shard is closed once it has `shard_bytes`. `progress` hears the number of samples written so far. Up to
+    MAX_PROBLEMS problems are collected into one DataError. Until every sample is written and found well, `out` stays
+    as it was, an older set in it included.
     """
+    skeleton, class_names = source.skeleton, source.class_names
     store = _destination(out, overwrite)
     is_new = not store.root.exists()
     store.root.mkdir(parents=True, exist_ok=True)
     staging = _make_staging(store.root)
     writer = _SetWriter(staging, shard_bytes)
     try:
-        _write_all(samples, skeleton, len(class_names), writer, progress or (lambda _: None))
+        _write_all(source.samples, skeleton, len(class_names), writer, progress or (lambda _: None))
         manifest = Manifest(skeleton, tuple(class_names), tuple(writer.finish()), writer.counts)
         if not manifest.counts.labelled:
             raise DataError(

@@ -19,7 +19,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shard 
 
 
 def build(
-    src: Annotated[Path, typer.Argument(help="Folder with images/, labels/ and dataset.yaml.")],
+    src: Annotated[str, typer.Argument(help="Folder or s3:// URL with images/, labels/ and dataset.yaml.")],
     out: Annotated[str, typer.Argument(help="Folder that receives the shard set.")],
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
@@ -51,11 +51,9 @@ def build_from(source: LabelledSource, out: str, shard_mib: int, overwrite: bool
 
     for note in source.notes:
         typer.echo(f"note: {note}")
-    with show_progress("build", source.count) as progress:
+    with show_progress("build", len(source.images)) as progress:
         manifest = build_shard_set(
-            source.samples,
-            source.skeleton,
-            source.class_names,
+            source,
             out,
             shard_bytes=shard_mib << 20,
             overwrite=overwrite,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,8 +10,8 @@ from raypose.cli.data.build import OutOption, Overwrite, ShardMib, build_from
 
 
 def coco(
-    images: Annotated[Path, typer.Option(help="Folder of the images.")],
-    annotations: Annotated[Path, typer.Option(help="Keypoint JSON, such as person_keypoints_train2017.json.")],
+    images: Annotated[str, typer.Option(help="Folder or s3:// URL of the images.")],
+    annotations: Annotated[str, typer.Option(help="Keypoint JSON, such as person_keypoints_train2017.json.")],
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
@@ -24,7 +23,7 @@ def coco(
 
 
 def yolo(
-    data_yaml: Annotated[Path, typer.Argument(help="Ultralytics' data.yaml of a pose data set.")],
+    data_yaml: Annotated[str, typer.Argument(help="Ultralytics' data.yaml of a pose data set.")],
     split: Annotated[str, typer.Option(help="train, val or test.")],
     out: OutOption,
     shard_mib: ShardMib = 64,

@@ -12,60 +12,92 @@ import numpy as np
 
 from raypose.data.image_check import image_size
 from raypose.data.importers.keypoint_names import flip_pairs_from_names, sigmas_from_names
-from raypose.data.importers.source import LabelledSource, make_people, read_image, read_text, refuse_if_any
+from raypose.data.importers.source import (
+    LabelledSource,
+    SourceImage,
+    find_listed,
+    key_below,
+    make_people,
+    read_image,
+    read_text,
+    refuse_if_any,
+)
 from raypose.errors import DataError
+from raypose.storage import ObjectStore, StoredObject, open_parent, open_store
 from raypose.structures import People, Sample, Skeleton
 
 _Raw = dict[str, Any]
+_ROW_KEYS = ("id", "category_id", "bbox", "keypoints", "area", "iscrowd")
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
-    """One image of the JSON with its annotations."""
+class _Label:
+    """What the JSON says of one image: its size, if stated, and its annotations without what nobody reads."""
 
-    image: _Raw
+    width: Any
+    height: Any
     annotations: list[_Raw]
 
 
-def read_coco(annotations: Path, images: Path) -> LabelledSource:
-    """Every image that the JSON lists, those without annotations as negatives.
+@dataclass(frozen=True, slots=True)
+class _CocoReader:
+    """Reads an image that the JSON `where` lists; its label travels with it."""
+
+    images: ObjectStore
+    skeleton: Skeleton
+    class_of: dict[int, int]
+    where: str
+
+    def __call__(self, image: SourceImage) -> Sample:
+        label: _Label = image.label
+        content = read_image(self.images, image.key)
+        width, height = label.width, label.height
+        if width is None or height is None:
+            width, height = image_size(content, self.images.place(image.key))
+        if type(width) is not int or type(height) is not int:
+            raise DataError(
+                f"{self.where}: image {image.key}: width {width!r} and height {height!r} must be whole numbers"
+            )
+        people = _people(label.annotations, self.skeleton, self.class_of, self.where)
+        return Sample(PurePosixPath(image.key).with_suffix("").as_posix(), content, width, height, people)
+
+
+def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
+    """Every image that the JSON lists, those without annotations as negatives; files lie locally or in `s3://`.
 
     Crowds and people without a labelled keypoint are kept as ignored regions, as COCO's evaluation has them.
     """
-    raw = _load(annotations)
-    if not images.is_dir():
-        raise DataError(f"{images}: no such folder of images; give it with --images")
-    where = str(annotations)
+    raw, where = _load(annotations)
+    store = open_store(str(images))
     categories = sorted(raw["categories"], key=lambda category: _integer(category, "id", where))
     skeleton, notes = _skeleton(categories, where)
     class_of = {category["id"]: index for index, category in enumerate(categories)}
     names = tuple(str(category.get("name", category["id"])) for category in categories)
     if len(class_of) != len(categories) or len(set(names)) != len(names):
         raise DataError(f"{where}: two categories share an id or a name; give each its own")
-    entries, dropped = _entries(raw, set(class_of), where)
+    by_image, dropped = _annotations(raw, set(class_of), where)
     if dropped:
         notes.append(f"{dropped} ignored annotations have an empty box and were left out")
-
-    def load(entry: _Entry) -> Sample:
-        return _sample(entry, images, skeleton, class_of, where)
-
-    return LabelledSource(skeleton, names, len(entries), map(load, entries), tuple(notes))
+    listed = _listed(raw["images"], by_image, store, where)
+    return LabelledSource(skeleton, names, listed, _CocoReader(store, skeleton, class_of, where), tuple(notes))
 
 
-def _load(path: Path) -> _Raw:
+def _load(annotations: str | Path) -> tuple[_Raw, str]:
+    store, key = open_parent(str(annotations))
+    where = store.place(key)
     try:
-        raw = json.loads(read_text(path, "COCO keypoint JSON"))
+        raw = json.loads(read_text(store, key, "COCO keypoint JSON"))
     except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: not valid JSON: {error}; expected COCO keypoint annotations") from error
-    for key in ("images", "annotations", "categories"):
-        rows = raw.get(key) if isinstance(raw, dict) else None
+        raise DataError(f"{where}: not valid JSON: {error}; expected COCO keypoint annotations") from error
+    for table in ("images", "annotations", "categories"):
+        rows = raw.get(table) if isinstance(raw, dict) else None
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise DataError(
-                f"{path}: no list {key!r}; expected COCO keypoint JSON with images, annotations, categories"
+                f"{where}: no list {table!r}; expected COCO keypoint JSON with images, annotations, categories"
             )
     if not raw["categories"]:
-        raise DataError(f"{path}: no categories; at least one with its keypoint names is needed")
-    return dict(raw)
+        raise DataError(f"{where}: no categories; at least one with its keypoint names is needed")
+    return dict(raw), where
 
 
 def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
@@ -109,8 +141,8 @@ def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
     ]
 
 
-def _entries(raw: _Raw, category_ids: set[int], where: str) -> tuple[list[_Entry], int]:
-    """Images with their annotations in the order of the file, and how many annotations were left out."""
+def _annotations(raw: _Raw, category_ids: set[int], where: str) -> tuple[dict[int, list[_Raw]], int]:
+    """Annotations by image in the order of the file, and how many were left out."""
     problems, by_image, dropped = [], defaultdict[int, list[_Raw]](list), 0
     image_ids = [_integer(image, "id", where) for image in raw["images"]]
     known = set(image_ids)
@@ -125,9 +157,27 @@ def _entries(raw: _Raw, category_ids: set[int], where: str) -> tuple[list[_Entry
         elif _is_empty_region(annotation):
             dropped += 1
         else:
-            by_image[annotation["image_id"]].append(annotation)
+            # Segments are most of a file, and would be sent along to every process.
+            row = {key: annotation[key] for key in _ROW_KEYS if key in annotation}
+            by_image[annotation["image_id"]].append(row)
     refuse_if_any(problems)
-    return [_Entry(image, by_image[image["id"]]) for image in raw["images"]], dropped
+    return by_image, dropped
+
+
+def _listed(images: list[_Raw], by_image: dict[int, list[_Raw]], store: ObjectStore, where: str) -> list[SourceImage]:
+    keys = [key_below(image.get("file_name"), f"{where}: image {image['id']} has file_name") for image in images]
+    found = find_listed(store, keys)
+    if keys and not found:
+        raise DataError(
+            f"{store.url}: none of the {len(keys):,} images of {where} is there, such as {keys[0]}; give their folder"
+            " with --images"
+        )
+    listed = []
+    for image, key in zip(images, keys, strict=True):
+        entry = found.get(key, StoredObject(key, 0))
+        label = _Label(image.get("width"), image.get("height"), by_image.get(image["id"], []))
+        listed.append(SourceImage(key, entry.size_bytes, label, entry.version))
+    return listed
 
 
 def _is_empty_region(annotation: _Raw) -> bool:
@@ -142,21 +192,6 @@ def _is_empty_region(annotation: _Raw) -> bool:
 
 def _is_one_of(value: object, ids: set[int]) -> bool:
     return type(value) is int and value in ids
-
-
-def _sample(entry: _Entry, images: Path, skeleton: Skeleton, class_of: dict[int, int], where: str) -> Sample:
-    name = entry.image.get("file_name")
-    relative = PurePosixPath(str(name))
-    if not isinstance(name, str) or not name or relative.is_absolute() or ".." in relative.parts:
-        raise DataError(f"{where}: image {entry.image['id']} has file_name {name!r}, expected a path below the folder")
-    content = read_image(images / relative)
-    width, height = entry.image.get("width"), entry.image.get("height")
-    if width is None or height is None:
-        width, height = image_size(content, name)
-    if type(width) is not int or type(height) is not int:
-        raise DataError(f"{where}: image {name}: width {width!r} and height {height!r} must be whole numbers")
-    people = _people(entry.annotations, skeleton, class_of, where)
-    return Sample(relative.with_suffix("").as_posix(), content, width, height, people)
 
 
 def _people(annotations: list[_Raw], skeleton: Skeleton, class_of: dict[int, int], where: str) -> People:

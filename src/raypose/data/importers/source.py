@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from raypose.errors import DataError
+from raypose.config.s3_url import S3Location
+from raypose.errors import DataError, StorageError
+from raypose.storage import ObjectStore, StoredObject, is_remote, open_store
+from raypose.storage.base import check_key
 from raypose.structures import People, Sample, Skeleton
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
@@ -22,18 +25,48 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class LabelledSource:
-    """Labelled images of a foreign format.
+class SourceImage:
+    """One image of a source that nobody has read yet: plain data that may travel to any process."""
 
-    `samples` reads one image at each step; a step that raises DataError does not end it, so that a caller can
-    collect several problems. `notes` says what was assumed or left out, one line each.
+    key: str
+    """Its object in the store of images."""
+    size_bytes: int
+    """As listed; shards are cut by it. 0 where there is no such object, which reading it will report."""
+    label: Any
+    """What the source's `read` needs to know besides, such as the key of a label or rows of annotations."""
+    version: str = ""
+    """Differs once the image or its label file does, as far as the store can tell; empty where it cannot."""
+
+
+@dataclass(frozen=True, slots=True)
+class LabelledSource:
+    """Labelled images of a foreign format, in the order that the shard set will have.
+
+    `read` pickles, so that slices of `images` can be read by any process on any machine that reaches the store; it
+    raises DataError for an image or label that is not well. `notes` says what was assumed or left out, one line each.
     """
 
     skeleton: Skeleton
     class_names: tuple[str, ...]
-    count: int
-    samples: Iterator[Sample]
+    images: Sequence[SourceImage]
+    read: Callable[[SourceImage], Sample]
     notes: tuple[str, ...] = ()
+
+    @property
+    def samples(self) -> Iterator[Sample]:
+        """Every sample, read one at a time."""
+        return map(self.read, self.images)
+
+
+def source_of(samples: Iterable[Sample], skeleton: Skeleton, class_names: tuple[str, ...]) -> LabelledSource:
+    """Samples in memory as a source."""
+    images = [SourceImage(sample.id, len(sample.image), sample) for sample in samples]
+    return LabelledSource(skeleton, tuple(class_names), images, _itself)
+
+
+def _itself(image: SourceImage) -> Sample:
+    sample: Sample = image.label
+    return sample
 
 
 def make_people(
@@ -76,42 +109,79 @@ def corners(box_cxcywh_N4: Floats) -> Floats:
     return np.concatenate([centre - half, centre + half], axis=1)
 
 
-def read_image(path: Path) -> bytes:
-    """An image file's bytes; DataError where there are none."""
+def open_root(url: str | Path) -> tuple[ObjectStore, str]:
+    """The whole bucket or file system, and the key there of what `url` names: for data sets whose paths climb."""
+    if is_remote(str(url)):
+        location = S3Location.parse(str(url))
+        return open_store(replace(location, prefix="").url), location.prefix
+    return open_store("/"), str(Path(url).expanduser().absolute())[1:]
+
+
+def key_below(name: object, where: str) -> str:
+    """The key of a file that a data set names by a relative path; DataError if it is none or climbs out."""
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot read the image: {error.strerror or error}; check the path") from error
+        return PurePosixPath(check_key(name if isinstance(name, str) else "")).as_posix()
+    except StorageError as error:
+        raise DataError(f"{where} {str(name)[:200]!r}, expected a relative path below the folder") from error
+
+
+def read_image(store: ObjectStore, key: str) -> bytes:
+    """An image's bytes; DataError where there are none."""
+    content = read_bytes(store, key, "the image")
     if not content:
-        raise DataError(f"{path}: the image file is empty; replace or remove it")
+        raise DataError(f"{store.place(key)}: the image file is empty; replace or remove it")
     return content
 
 
-def read_text(path: Path, what: str) -> str:
+def read_bytes(store: ObjectStore, key: str, what: str) -> bytes:
+    """An object; DataError that says what it should have been where there is none, StorageError if the store fails."""
+    try:
+        return store.read(key)
+    except StorageError as error:
+        if store.exists(key):
+            raise
+        raise DataError(f"{store.place(key)}: cannot read {what}: No such file; check the path") from error
+
+
+def read_text(store: ObjectStore, key: str, what: str) -> str:
     """A text file; DataError that says what it should have been."""
     try:
-        return path.read_text(encoding="utf-8")
+        return read_bytes(store, key, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: not UTF-8 text, expected {what}") from error
-    except OSError as error:
-        raise DataError(f"{path}: cannot read {what}: {error.strerror or error}") from error
+        raise DataError(f"{store.place(key)}: not UTF-8 text, expected {what}") from error
 
 
-def read_yaml(path: Path, what: str) -> Any:
+def read_yaml(store: ObjectStore, key: str, what: str) -> Any:
     """What a YAML file holds; DataError that says what it should have been."""
-    text = read_text(path, what)
+    text = read_text(store, key, what)
     try:
         return yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
-        raise DataError(f"{path}: not valid YAML: {' '.join(str(error).split())}; expected {what}") from error
+        reason = " ".join(str(error).split())
+        raise DataError(f"{store.place(key)}: not valid YAML: {reason}; expected {what}") from error
 
 
-def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder in a fixed order, without hidden ones; DataError where there is no folder."""
-    if not folder.is_dir():
-        raise DataError(f"{folder}: no such folder; check the path")
-    found = (path for path in folder.rglob("*") if path.is_file())
-    return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
+def files_below(store: ObjectStore, prefix: str = "") -> list[StoredObject]:
+    """Every object of a folder (`prefix` ends in a slash) in order, but no hidden ones; DataError where none is."""
+    found = [entry for entry in store.list(prefix) if not _is_hidden(entry.key[len(prefix) :])]
+    if not found:
+        where = store.place(prefix) if prefix else store.url
+        raise DataError(f"{where}: no such folder, or nothing in it; check the path")
+    return found
+
+
+def _is_hidden(key: str) -> bool:
+    return any(part.startswith(".") for part in key.split("/"))
+
+
+def find_listed(store: ObjectStore, keys: Iterable[str]) -> dict[str, StoredObject]:
+    """Those of the objects that exist, by key: one listing for each folder that they lie in, not one look for each."""
+    wanted = set(keys)
+    folders: list[str] = []
+    for folder in sorted({key.rpartition("/")[0] + "/" if "/" in key else "" for key in wanted}):
+        if not folders or not folder.startswith(folders[-1]):  # a listing reaches into sub-folders
+            folders.append(folder)
+    return {entry.key: entry for folder in folders for entry in store.list(folder) if entry.key in wanted}
 
 
 def refuse_if_any(problems: list[str]) -> None:

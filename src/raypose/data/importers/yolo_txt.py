@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +15,20 @@ from raypose.data.importers.source import (
     IMAGE_SUFFIXES,
     Floats,
     LabelledSource,
+    SourceImage,
     class_table,
     corners,
     files_below,
+    find_listed,
     make_people,
+    open_root,
     read_image,
     read_text,
     read_yaml,
     with_visibility,
 )
 from raypose.errors import DataError
+from raypose.storage import ObjectStore, StoredObject, is_remote
 from raypose.structures import COCO_PERSON, People, Sample, Skeleton
 
 _TOLERANCE = 0.01
@@ -42,34 +47,53 @@ class _Layout:
         return 5 + self.skeleton.keypoints * self.dimensions
 
 
-def read_yolo(data_yaml: Path, split: str) -> LabelledSource:
-    """The images of one split (train, val, test). An image without a text file is one without people."""
-    raw = _load(data_yaml)
-    skeleton, dimensions, notes = _skeleton(raw, data_yaml)
-    layout = _Layout(skeleton, dimensions)
-    images = _images_of(raw, split, data_yaml)
-    unlabelled = sum(not _label_path(path).is_file() for path, _ in images)
+@dataclass(frozen=True, slots=True)
+class _Label:
+    """An image's id, and the key of its text file, None where it has none."""
+
+    sample_id: str
+    key: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _YoloReader:
+    """Reads an image and its rows, both below the folder that all files of the split share."""
+
+    store: ObjectStore
+    layout: _Layout
+
+    def __call__(self, image: SourceImage) -> Sample:
+        label: _Label = image.label
+        content = read_image(self.store, image.key)
+        size_wh = image_size(content, self.store.place(image.key))
+        if label.key is None:
+            people = People.empty(self.layout.skeleton.keypoints)
+        else:
+            rows = read_text(self.store, label.key, "rows of numbers")
+            people = _read_people(rows, self.store.place(label.key), self.layout, *size_wh)
+        return Sample(label.sample_id, content, *size_wh, people)
+
+
+def read_yolo(data_yaml: str | Path, split: str) -> LabelledSource:
+    """The images of one split (train, val, test), local or in `s3://`. Without a text file, an image has no people."""
+    store, key = open_root(data_yaml)
+    where = store.place(key)
+    raw = read_yaml(store, key, "Ultralytics' data.yaml")
+    if not isinstance(raw, dict) or "kpt_shape" not in raw:
+        raise DataError(f"{where}: no kpt_shape; a pose data set states it, such as kpt_shape: [17, 3]")
+    skeleton, dimensions, notes = _skeleton(raw, where)
+    names = class_table(raw.get("names"), f"{where}: names")
+    if is_remote(root := str(raw.get("path") or "")):
+        store, root = open_root(root)
+    shared, images = _listed(store, _images_of(raw, split, store, _joined(posixpath.dirname(key), root), where))
+    unlabelled = sum(image.label.key is None for image in images)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(images)} images have no label file and count as images without people")
-
-    def load(entry: tuple[Path, str]) -> Sample:
-        path, name = entry
-        content = read_image(path)
-        width, height = image_size(content, str(path))
-        return Sample(name, content, width, height, _read_people(_label_path(path), layout, width, height))
-
-    names = class_table(raw.get("names"), f"{data_yaml}: names")
-    return LabelledSource(skeleton, names, len(images), map(load, images), tuple(notes))
+    reader = _YoloReader(shared, _Layout(skeleton, dimensions))
+    return LabelledSource(skeleton, names, images, reader, tuple(notes))
 
 
-def _load(path: Path) -> dict[str, Any]:
-    raw = read_yaml(path, "Ultralytics' data.yaml")
-    if not isinstance(raw, dict) or "kpt_shape" not in raw:
-        raise DataError(f"{path}: no kpt_shape; a pose data set states it, such as kpt_shape: [17, 3]")
-    return raw
-
-
-def _skeleton(raw: dict[str, Any], where: Path) -> tuple[Skeleton, int, list[str]]:
+def _skeleton(raw: dict[str, Any], where: str) -> tuple[Skeleton, int, list[str]]:
     match raw["kpt_shape"]:
         case [int(count), (2 | 3) as dimensions] if count > 0:
             pass
@@ -88,7 +112,7 @@ def _skeleton(raw: dict[str, Any], where: Path) -> tuple[Skeleton, int, list[str
     return Skeleton(names, edges, flip_pairs, sigmas), dimensions, [*notes, f"OKS sigmas: {known}"]
 
 
-def _keypoint_names(raw: dict[str, Any], count: int, flip_index: Any, where: Path) -> tuple[tuple[str, ...], list[str]]:
+def _keypoint_names(raw: dict[str, Any], count: int, flip_index: Any, where: str) -> tuple[tuple[str, ...], list[str]]:
     stated = raw.get("kpt_names")
     if isinstance(stated, dict):  # one list for each class
         lists = list(stated.values())
@@ -104,67 +128,82 @@ def _keypoint_names(raw: dict[str, Any], count: int, flip_index: Any, where: Pat
     return tuple(str(name) for name in stated), []
 
 
-def _flip_pairs(flip_index: Any, count: int, where: Path) -> tuple[tuple[int, int], ...]:
+def _flip_pairs(flip_index: Any, count: int, where: str) -> tuple[tuple[int, int], ...]:
     is_permutation = isinstance(flip_index, list) and sorted(flip_index, key=str) == sorted(range(count), key=str)
     if not is_permutation or any(flip_index[other] != index for index, other in enumerate(flip_index)):
         raise DataError(f"{where}: flip_idx must exchange pairs among 0..{count - 1}, found {str(flip_index)[:120]}")
     return tuple((index, other) for index, other in enumerate(flip_index) if index < other)
 
 
-def _images_of(raw: dict[str, Any], split: str, where: Path) -> list[tuple[Path, str]]:
-    """Image files of the split, each with the id it gets."""
+def _images_of(raw: dict[str, Any], split: str, store: ObjectStore, root: str, where: str) -> list[tuple[str, str]]:
+    """Keys of the split's images, each with the id it gets; `root` is the key of what `path` means."""
     stated = raw.get(split)
     if not stated:
         present = [name for name in ("train", "val", "test") if raw.get(name)]
         raise DataError(f"{where}: no split {split!r}; it has {', '.join(present) or 'none'}")
-    root = where.parent / str(raw.get("path") or "")
-    found: list[tuple[Path, str]] = []
+    found: list[tuple[str, str]] = []
     for entry in stated if isinstance(stated, list) else [stated]:
-        place = root / str(entry)
-        if place.suffix == ".txt":
-            found += [(path, _id_of(path, root)) for path in _listed(place, root)]
+        place = _joined(root, str(entry))
+        if place.endswith(".txt"):
+            found += [(key, _stem(key.removeprefix(f"{root}/"))) for key in _keys_of_list(store, place, root)]
         else:
-            found += [
-                (path, path.relative_to(place).with_suffix("").as_posix())
-                for path in files_below(place)
-                if path.suffix.lower() in IMAGE_SUFFIXES
-            ]
+            keys = [image.key for image in files_below(store, f"{place}/")]
+            found += [(key, _stem(key.removeprefix(f"{place}/"))) for key in keys if _is_image(key)]
     if not found:
         raise DataError(f"{where}: split {split!r} has no images in {stated}; check path and {split}")
     return found
 
 
-def _listed(listing: Path, root: Path) -> list[Path]:
-    lines = (line.strip() for line in read_text(listing, "a list of images").splitlines())
-    return [(listing.parent if line.startswith("./") else root) / line for line in lines if line]
+def _keys_of_list(store: ObjectStore, listing: str, root: str) -> list[str]:
+    lines = (line.strip() for line in read_text(store, listing, "a list of images").splitlines())
+    folder = posixpath.dirname(listing)
+    return [_joined(folder if line.startswith("./") else root, line) for line in lines if line]
 
 
-def _id_of(path: Path, root: Path) -> str:
-    inside = path.relative_to(root) if path.is_relative_to(root) else Path(*path.parts[1:])
-    return inside.with_suffix("").as_posix()
+def _listed(store: ObjectStore, images: list[tuple[str, str]]) -> tuple[ObjectStore, list[SourceImage]]:
+    """The folder that all images and labels share, as a store, and the images with what it knows of them."""
+    found = find_listed(store, [*(key for key, _ in images), *(_label_key(key) for key, _ in images)])
+    folders = [key.split("/")[:-1] for image, _ in images for key in (image, _label_key(image))]
+    shared = "/".join(posixpath.commonprefix(folders))
+    start = len(shared) + 1 if shared else 0
+    listed = []
+    for key, sample_id in images:
+        image, label = found.get(key, StoredObject(key, 0)), found.get(_label_key(key))
+        version = f"{image.version} {label.version if label else ''}"
+        listed.append(
+            SourceImage(key[start:], image.size_bytes, _Label(sample_id, label.key[start:] if label else None), version)
+        )
+    return store.child(shared) if shared else store, listed
 
 
-def _label_path(image: Path) -> Path:
+def _label_key(image: str) -> str:
     """Ultralytics' rule: the last `images` folder of the path becomes `labels`."""
-    parts = list(image.parts)
-    for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
-            parts[index] = "labels"
-            break
-    return Path(*parts).with_suffix(".txt")
+    before, found, after = f"/{image}".rpartition("/images/")
+    return f"{_stem(f'{before}/labels/{after}' if found else f'/{image}')}.txt"[1:]
 
 
-def _read_people(path: Path, layout: _Layout, width: int, height: int) -> People:
-    if not path.is_file():
-        return People.empty(layout.skeleton.keypoints)
-    lines = enumerate(read_text(path, "rows of numbers").splitlines(), start=1)
-    rows = [_row(line, layout, f"{path}:{number}") for number, line in lines if line.strip()]
+def _joined(folder: str, relative: str) -> str:
+    """A path as seen from the folder with this key, as a key. An absolute path begins at the root of the store."""
+    return posixpath.normpath(posixpath.join("/", folder, relative)).lstrip("/")
+
+
+def _stem(key: str) -> str:
+    return posixpath.splitext(key)[0]
+
+
+def _is_image(key: str) -> bool:
+    return posixpath.splitext(key)[1].lower() in IMAGE_SUFFIXES
+
+
+def _read_people(text: str, where: str, layout: _Layout, width: int, height: int) -> People:
+    lines = enumerate(text.splitlines(), start=1)
+    rows = [_row(line, layout, f"{where}:{number}") for number, line in lines if line.strip()]
     if not rows:
         return People.empty(layout.skeleton.keypoints)
     values = np.array(rows)
     keypoints = values[:, 5:].reshape(len(rows), layout.skeleton.keypoints, layout.dimensions)
     keypoints_NK3 = keypoints if layout.dimensions == 3 else with_visibility(keypoints)
-    _check_range(values[:, 1:5], keypoints_NK3, path)
+    _check_range(values[:, 1:5], keypoints_NK3, where)
     scale_2 = np.array([width, height], np.float64)
     return make_people(
         box_xyxy_N4=corners(values[:, 1:5] * np.tile(scale_2, 2)),
@@ -188,9 +227,11 @@ def _row(line: str, layout: _Layout, where: str) -> list[float]:
     return values
 
 
-def _check_range(box_cxcywh_N4: Floats, keypoints_NK3: Floats, path: Path) -> None:
+def _check_range(box_cxcywh_N4: Floats, keypoints_NK3: Floats, where: str) -> None:
     labelled = keypoints_NK3[keypoints_NK3[..., 2] > 0][:, :2]
     numbers = np.concatenate([box_cxcywh_N4.ravel(), labelled.ravel()])
     outside = numbers[~((numbers >= -_TOLERANCE) & (numbers <= 1 + _TOLERANCE))]
     if len(outside):
-        raise DataError(f"{path}: coordinate {outside[0]:g}, expected 0 to 1: YOLO labels are normalised by image size")
+        raise DataError(
+            f"{where}: coordinate {outside[0]:g}, expected 0 to 1: YOLO labels are normalised by image size"
+        )
