@@ -14,8 +14,9 @@ import pytest
 
 from raypose.errors import DataError
 from raypose.evaluate import Evaluation, evaluate
-from raypose.evaluate.charts import Bars, Line, bar_chart, line_chart, ticks
 from raypose.evaluate.report import Picture, ReportInput, describe_fit, render_report, write_report
+from raypose.pages.charts import Bars, Line, bar_chart, line_chart
+from raypose.pages.svg import ticks
 from raypose.structures import ImageResult, People, Poses, Skeleton
 
 PNG = bytes.fromhex(

@@ -1,11 +1,7 @@
-"""One self-contained HTML page about a run or a validation: figures, curves, keypoints and pictures.
-
-The page loads nothing from anywhere and runs no script; its content security policy forbids both.
-"""
+"""One self-contained HTML page about a run or a validation: figures, curves, keypoints and pictures."""
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -13,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from raypose.errors import DataError
-from raypose.evaluate.charts import Bars, Line, bar_chart, line_chart
 from raypose.evaluate.pck import ROW_THRESHOLD, KeypointRow
 from raypose.evaluate.run import Evaluation
+from raypose.pages import data_uri, render_page
+from raypose.pages.charts import Bars, Line, bar_chart, line_chart
 
 _KEY_FIGURES = (
     ("pose_ap", "Pose AP", "COCO, OKS .50 to .95"),
@@ -71,18 +66,17 @@ def write_report(run: ReportInput, out: Path) -> Path:
 
 def render_report(run: ReportInput) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=PackageLoader("raypose.evaluate"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["figure"] = _figure
     evaluation = run.evaluation
     epochs = [row for row in run.history if any(key.startswith("val/") for key in row)]
-    return environment.get_template("report.html.j2").render(
-        run=run,
+    return render_page(
+        "raypose.evaluate",
+        "report.html.j2",
+        eyebrow="raypose report",
+        title=run.title,
+        subtitle=run.subtitle,
+        facts=run.facts,
+        filters={"figure": _figure},
+        notes=[] if evaluation is None else evaluation.notes,
         key_figures=[] if evaluation is None else _key_figures(evaluation.metrics),
         training=_training_charts(epochs),
         fit=describe_fit(epochs),
@@ -92,11 +86,7 @@ def render_report(run: ReportInput) -> str:
         class_rows=[] if evaluation is None else [asdict(row) for row in evaluation.per_class],
         metrics={} if evaluation is None else evaluation.metrics,
         pictures=[
-            (
-                picture.caption,
-                _data_uri(picture.labelled, picture.caption),
-                _data_uri(picture.predicted, picture.caption),
-            )
+            (picture.caption, data_uri(picture.labelled, picture.caption), data_uri(picture.predicted, picture.caption))
             for picture in run.pictures
         ],
     )
@@ -252,13 +242,3 @@ def _figure(value: float, unit: str = "") -> str:
     if unit == "px":
         return f"{value:.1f}"
     return f"{value:.0f}" if unit == "count" else f"{value:.3f}"
-
-
-def _data_uri(image: bytes, caption: str) -> str:
-    if image.startswith(b"\x89PNG"):
-        kind = "png"
-    elif image.startswith(b"\xff\xd8\xff"):
-        kind = "jpeg"
-    else:
-        raise DataError(f"report picture {caption!r}: starts with {image[:4]!r}, expected PNG or JPEG bytes")
-    return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

@@ -1,0 +1,136 @@
+"""Line charts and horizontal bars."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup, escape
+
+from raypose.pages import svg
+
+_ROW, _BAR, _NAMES = 26.0, 8.0, 104.0
+_HEAD, _FOOT, _VALUES = 4.0, 38.0, 34.0
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One curve. `tone` 1 to 5 is its colour; gaps are NaN."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    tone: int = 1
+    dashed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Bars:
+    """One bar for each row of a bar chart, NaN for none."""
+
+    name: str
+    values: Sequence[float]
+    tone: int = 1
+
+
+def line_chart(
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    y_label: str,
+    x_range: svg.Range | None = None,
+    y_range: svg.Range | None = None,
+    whole_x: bool = False,
+    mark: tuple[float, str] | None = None,
+) -> Markup:
+    """Curves over a common grid. `mark` is a vertical line with a label; `whole_x` keeps ticks at whole numbers."""
+    x_low, x_high = x_range or svg.spread([value for line in lines for value in line.x])
+    y_low, y_high = y_range or svg.spread([value for line in lines for value in line.y], from_zero=True)
+    x_ticks, y_ticks = svg.ticks(x_low, x_high, whole=whole_x), svg.ticks(y_low, y_high, beyond=y_range is None)
+    y_low, y_high = min(y_low, y_ticks[0]), max(y_high, y_ticks[-1])
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = (x - x_low) / (x_high - x_low)
+        up = (y - y_low) / (y_high - y_low)
+        return svg.LEFT + across * (svg.WIDTH - svg.LEFT - svg.RIGHT), svg.HEIGHT - svg.BOTTOM - up * (
+            svg.HEIGHT - svg.TOP - svg.BOTTOM
+        )
+
+    parts = []
+    for tick in y_ticks:
+        _, y = place(x_low, tick)
+        parts.append(svg.rule(svg.LEFT, y, svg.WIDTH - svg.RIGHT, y))
+        parts.append(svg.text(svg.LEFT - 6, y + 4, svg.tick_label(tick, y_ticks), "end"))
+    for tick in x_ticks:
+        x, _ = place(tick, y_low)
+        parts.append(svg.text(x, svg.HEIGHT - svg.BOTTOM + 16, svg.tick_label(tick, x_ticks), "middle"))
+    parts.append(svg.text((svg.LEFT + svg.WIDTH - svg.RIGHT) / 2, svg.HEIGHT - 6, x_label, "middle", "axis"))
+    parts.append(svg.turned_text(11, (svg.TOP + svg.HEIGHT - svg.BOTTOM) / 2, y_label))
+    if mark is not None and math.isfinite(mark[0]):
+        x, _ = place(mark[0], y_low)
+        near_right = x > svg.WIDTH * 0.7
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{svg.TOP}" y2="{svg.HEIGHT - svg.BOTTOM}"/>')
+        parts.append(svg.text(x + (-5 if near_right else 5), svg.TOP + 10, mark[1], "end" if near_right else "start"))
+    parts.extend(_curve(line, [place(*point) for point in _points(line)]) for line in lines)
+    label = f"{y_label} against {x_label}: {', '.join(line.name for line in lines)}"
+    legend = [(line.name, line.tone, line.dashed) for line in lines] if len(lines) > 1 else []
+    return svg.figure(svg.WIDTH, svg.HEIGHT, label, parts, legend)
+
+
+def bar_chart(
+    rows: Sequence[str], bars: Sequence[Bars], *, x_label: str, x_range: svg.Range | None = None, decimals: int = 2
+) -> Markup:
+    """Horizontal bars in groups, a group for each row, with the value behind each bar."""
+    low, high = x_range or svg.spread([value for group in bars for value in group.values], from_zero=True)
+    x_ticks = svg.ticks(low, high, count=4, beyond=x_range is None)
+    high = max(high, x_ticks[-1])
+    bottom = _HEAD + _ROW * len(rows)
+    height, right = bottom + _FOOT, svg.WIDTH - _VALUES
+
+    def place(value: float) -> float:
+        return _NAMES + (value - low) / (high - low) * (right - _NAMES)
+
+    parts = []
+    for tick in x_ticks:
+        parts.append(svg.rule(place(tick), _HEAD, place(tick), bottom))
+        parts.append(svg.text(place(tick), bottom + 15, svg.tick_label(tick, x_ticks), "middle"))
+    parts.append(svg.text((_NAMES + right) / 2, height - 6, x_label, "middle", "axis"))
+    thickness = min(_BAR * 2, (_ROW - 6) / len(bars))
+    for row, name in enumerate(rows):
+        top = _HEAD + _ROW * row + (_ROW - thickness * len(bars)) / 2
+        parts.append(svg.text(_NAMES - 8, _HEAD + _ROW * (row + 0.5) + 4, name.replace("_", " "), "end", "name"))
+        for index, group in enumerate(bars):
+            value, y = group.values[row], top + index * thickness
+            if not math.isfinite(value):
+                continue
+            width = max(place(value) - _NAMES, 1.0)
+            parts.append(
+                f'<rect class="bar tone{group.tone}" x="{_NAMES}" y="{y:.1f}" width="{width:.1f}"'
+                f' height="{thickness - 1:.1f}" rx="1.5"><title>{escape(name)}, {escape(group.name)}:'
+                f" {value:.{decimals}f}</title></rect>"
+            )
+            parts.append(svg.text(_NAMES + width + 4, y + thickness / 2 + 3, f"{value:.{decimals}f}", "start", "value"))
+    legend = [(group.name, group.tone, False) for group in bars]
+    return svg.figure(svg.WIDTH, height, f"{x_label}: {', '.join(rows)}", parts, legend if len(bars) > 1 else [])
+
+
+def _points(line: Line) -> list[tuple[float, float]]:
+    return list(zip(line.x, line.y, strict=True))
+
+
+def _curve(line: Line, places: Sequence[tuple[float, float]]) -> str:
+    path, dots, drawing = [], [], False
+    for (x_value, y_value), (x, y) in zip(_points(line), places, strict=True):
+        if not math.isfinite(y_value):
+            drawing = False
+            continue
+        path.append(f"{'L' if drawing else 'M'}{x:.1f} {y:.1f}")
+        drawing = True
+        if len(places) <= 60:
+            tip = f"{escape(line.name)}: {y_value:.4g} at {x_value:g}"
+            dots.append(
+                f'<circle class="dot tone{line.tone}" cx="{x:.1f}" cy="{y:.1f}" r="2"><title>{tip}</title></circle>'
+            )
+    dash = " dashed" if line.dashed else ""
+    return f'<path class="curve tone{line.tone}{dash}" d="{" ".join(path)}"/>{"".join(dots)}'
