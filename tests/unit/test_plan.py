@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypose.data.plan import Plan, SampleRef, ShardUse, sample_rng
+from raypose.data.ring import random_bits, sort_order
 from raypose.errors import ConfigError, DataError
 
 SIZES = st.lists(st.integers(0, 9), min_size=1, max_size=8).filter(any)
@@ -198,7 +199,7 @@ def test_reading_shards_ahead_of_a_billion_samples_shuffles_nothing() -> None:
     plan = Plan([10_000] * 100_000, seed=3, batch=1024, lanes=1024, window=8192)
     ahead = uses_until(plan, 0, plan.steps_of(2), lane=1023)
     assert 2 * 97 <= len(ahead) <= 2 * 99  # a lane's piece is 97.7 shards long
-    assert len(plan._windows) == 0
+    assert not plan._windows
 
 
 def test_threads_may_share_a_plan() -> None:
@@ -248,3 +249,15 @@ def test_a_batch_that_lanes_cannot_share_is_refused() -> None:
 def test_shards_without_samples_are_refused() -> None:
     with pytest.raises(DataError, match="2 shards hold no samples"):
         Plan([0, 0], seed=0, batch=4, lanes=4, window=8)
+
+
+@given(st.lists(st.integers(0, 2**64 - 1) | st.integers(0, 9) | st.integers(0, 9).map(lambda n: n << 33)))
+def test_random_words_are_ranked_as_numpys_stable_sort_ranks_them(words: list[int]) -> None:
+    bits = np.array(words, np.uint64)
+    assert np.array_equal(sort_order(bits), np.argsort(bits, kind="stable"))
+
+
+def test_many_random_words_are_ranked_as_numpys_stable_sort_ranks_them() -> None:
+    for size in (8_192, 8_193, 100_000):
+        bits = random_bits((size,), size)
+        assert np.array_equal(sort_order(bits), np.argsort(bits, kind="stable"))

@@ -9,21 +9,24 @@ piece a lane shuffles window by window.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, takewhile
 from typing import Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from raypose.data.ring import SAMPLE, WINDOW_ORDER, Ring, random_order
 from raypose.errors import ConfigError, DataError
 from raypose.structures import IntArray
 
 T = TypeVar("T")
 
-_EPOCH_ORDER, _WINDOW_ORDER, _SAMPLE = range(3)
-"""Keep the random streams of equal numbers but different purpose apart."""
+REFERENCE = np.dtype(
+    [("epoch", np.int32), ("shard", np.int32), ("index", np.int64), ("lane", np.int32), ("window", np.int64)]
+)
+"""A SampleRef in an array of many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,14 +51,14 @@ class ShardUse:
 
 def sample_rng(seed: int, ref: SampleRef) -> np.random.Generator:
     """Source of every random choice made for this sample in this epoch, whoever reads it and when."""
-    return np.random.default_rng((seed, _SAMPLE, ref.epoch, ref.shard, ref.index))
+    return np.random.default_rng((seed, SAMPLE, ref.epoch, ref.shard, ref.index))
 
 
 class Plan:
     """The order of a whole run. Equal arguments make equal plans, on any machine and in any process.
 
     `lanes` is the number of virtual workers, `window` the samples that a lane shuffles together at most.
-    Memory grows with the number of shards and with `window`, not with samples.
+    Memory grows with the number of shards and, for each lane that is read, with `window`, not with samples.
     """
 
     def __init__(self, shard_sizes: Sequence[int], *, seed: int, batch: int, lanes: int, window: int) -> None:
@@ -71,7 +74,9 @@ class Plan:
         self.batch = batch
         self.lanes = lanes
         self.window = window
-        self._rings: _Recent[_Ring] = _Recent(keep=2)
+        self._shard_type = np.min_scalar_type(len(self._sizes))
+        self._index_type = np.min_scalar_type(int(self._sizes.max()))
+        self._rings: _Recent[Ring] = _Recent(keep=2)
         self._windows: dict[int, _Recent[_Window]] = {}
 
     @property
@@ -93,13 +98,30 @@ class Plan:
 
     def references(self, step: int, lane: int) -> tuple[SampleRef, ...]:
         """The samples of one lane's micro-batch in the (0-based) step."""
-        first = step * self.micro_batch
-        return tuple(self._lane_item(lane, item) for item in range(first, first + self.micro_batch))
+        return _as_tuples(self.read(lane, step * self.micro_batch, self.micro_batch))
+
+    def read(self, lane: int, first: int, count: int) -> NDArray[np.void]:
+        """Samples `first` to `first + count` of a lane, counted through all epochs, as REFERENCE records."""
+        parts = []
+        while count > 0:
+            epoch, place = self._place_of(lane, first)
+            part = self._window(epoch, lane, place.number).records_at(
+                slice(first - place.start, first - place.start + count)
+            )
+            parts.append(part)
+            first, count = first + len(part), count - len(part)
+        return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, REFERENCE)])
+
+    def prepare(self, lane: int, item: int) -> int:
+        """Shuffle the window that holds this sample of a lane, counted through all epochs; the first one after it."""
+        epoch, place = self._place_of(lane, item)
+        self._window(epoch, lane, place.number)
+        return place.stop
 
     def partners(self, ref: SampleRef, rng: np.random.Generator, count: int) -> tuple[SampleRef, ...]:
         """`count` samples drawn with replacement from the window that `ref` was shuffled in."""
         window = self._window(ref.epoch, ref.lane, ref.window)
-        return tuple(window.ref(int(offset)) for offset in rng.integers(len(window.shards), size=count))
+        return _as_tuples(window.records_at(rng.integers(len(window.shards), size=count)))
 
     def shards_ahead(self, step: int, lane: int) -> Iterator[ShardUse]:
         """The shards that a lane needs from `step` on, in the order of their first steps, without end.
@@ -109,28 +131,21 @@ class Plan:
         No window is shuffled for this.
         """
         item = step * self.micro_batch
-        first_epoch = (item * self.lanes + lane) // self.samples
-        place = self._place(lane, first_epoch, item - self._lane_count(lane, first_epoch))
-        for epoch in count(first_epoch):
-            size = self._piece_size(lane, epoch)
-            before = self._lane_count(lane, epoch)
-            start = place.start if epoch == first_epoch else 0
-            for shard, first, last in self._ring(epoch).runs(self._piece_start(lane, epoch), start, size):
-                first_item = before + self._place(lane, epoch, first).start
-                last_item = before + self._place(lane, epoch, last).stop - 1
+        first_epoch, place = self._place_of(lane, item)
+        for epoch in itertools.count(first_epoch):
+            before, size = self._lane_count(lane, epoch), self._piece_size(lane, epoch)
+            start = place.start - before if epoch == first_epoch else 0
+            position = self._piece_start(lane, epoch) + start
+            for shard, first, stop in self._ring(epoch).runs(position, size - start):
+                first_item = self._place(lane, epoch, start + first).start
+                last_item = self._place(lane, epoch, start + stop - 1).stop - 1
                 yield ShardUse(shard, max(step, first_item // self.micro_batch), last_item // self.micro_batch)
 
     def shards_needed(self, step: int, lane: int) -> frozenset[int]:
         """The shards of the windows that a lane reads from in this step: all that its samples and partners lie in."""
         return frozenset(
-            use.shard for use in takewhile(lambda use: use.first_step <= step, self.shards_ahead(step, lane))
+            use.shard for use in itertools.takewhile(lambda use: use.first_step <= step, self.shards_ahead(step, lane))
         )
-
-    def _lane_item(self, lane: int, item: int) -> SampleRef:
-        epoch = (item * self.lanes + lane) // self.samples
-        offset = item - self._lane_count(lane, epoch)
-        place = self._place(lane, epoch, offset)
-        return self._window(epoch, lane, place.number).ref(offset - place.start)
 
     def _lane_count(self, lane: int, epochs: int) -> int:
         """Samples that a lane holds of the first `epochs` epochs: ceil((M - v) / V)."""
@@ -147,36 +162,42 @@ class Plan:
         )
         return after - before
 
+    def _place_of(self, lane: int, item: int) -> tuple[int, _Place]:
+        epoch = (item * self.lanes + lane) // self.samples
+        return epoch, self._place(lane, epoch, item - self._lane_count(lane, epoch))
+
     def _place(self, lane: int, epoch: int, offset: int) -> _Place:
         """The window that holds the sample at `offset` of a lane's piece."""
         size = self._piece_size(lane, epoch)
-        windows = _ceil_div(size, self.window)
-        number = ((offset + 1) * windows - 1) // size
-        return self._window_place(size, number)
+        number = ((offset + 1) * _ceil_div(size, self.window) - 1) // size
+        start, stop = self._window_bounds(size, number)
+        before = self._lane_count(lane, epoch)
+        return _Place(number, before + start, before + stop)
 
-    def _window_place(self, size: int, number: int) -> _Place:
-        windows = _ceil_div(size, self.window)
-        # Windows of equal size, so that none is left with a sample or two that could only be its own partner.
-        return _Place(number, number * size // windows, (number + 1) * size // windows)
+    def _window_bounds(self, piece_size: int, number: int) -> tuple[int, int]:
+        """Windows of equal size, so that none is left with a sample or two that could only be its own partner."""
+        windows = _ceil_div(piece_size, self.window)
+        return number * piece_size // windows, (number + 1) * piece_size // windows
 
     def _window(self, epoch: int, lane: int, number: int) -> _Window:
         recent = self._windows.setdefault(lane, _Recent(keep=2))
         return recent.get((epoch, number), lambda: self._make_window(epoch, lane, number))
 
     def _make_window(self, epoch: int, lane: int, number: int) -> _Window:
-        place = self._window_place(self._piece_size(lane, epoch), number)
-        bits = _random_bits((self.seed, _WINDOW_ORDER, epoch, lane, number), place.stop - place.start)
-        order = np.argsort(bits, kind="stable")
-        shards, indices = self._ring(epoch).locate(self._piece_start(lane, epoch) + place.start + order)
-        return _Window(epoch, lane, number, shards, indices)
+        start, stop = self._window_bounds(self._piece_size(lane, epoch), number)
+        shards, indices = self._ring(epoch).locate(self._piece_start(lane, epoch) + start, stop - start)
+        order = random_order((self.seed, WINDOW_ORDER, epoch, lane, number), stop - start)
+        return _Window(
+            epoch, lane, number, shards.astype(self._shard_type)[order], indices.astype(self._index_type)[order]
+        )
 
-    def _ring(self, epoch: int) -> _Ring:
-        return self._rings.get(epoch, lambda: _Ring.turn(self._sizes, self.seed, epoch))
+    def _ring(self, epoch: int) -> Ring:
+        return self._rings.get(epoch, lambda: Ring.turn(self._sizes, self.seed, epoch))
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Window `number` of a lane's piece: the offsets `start` to `stop`, counted from the start of the piece."""
+    """Window `number` of a lane's piece holds samples `start` to `stop` of the lane, counted through all epochs."""
 
     number: int
     start: int
@@ -184,50 +205,24 @@ class _Place:
 
 
 @dataclass(frozen=True, slots=True)
-class _Ring:
-    """One epoch's shards in their order, laid end to end and turned by `offset`."""
-
-    shard_order: IntArray
-    ends: IntArray
-    offset: int
-
-    @classmethod
-    def turn(cls, sizes: IntArray, seed: int, epoch: int) -> _Ring:
-        bits = _random_bits((seed, _EPOCH_ORDER, epoch), len(sizes) + 1)
-        order = np.argsort(bits[:-1], kind="stable")
-        ends = np.cumsum(sizes[order])
-        return cls(order, ends, int(bits[-1]) % int(ends[-1]))
-
-    def locate(self, positions: IntArray) -> tuple[IntArray, IntArray]:
-        """Shard and index within it of ring positions."""
-        laid = (positions + self.offset) % self.ends[-1]
-        slots = np.searchsorted(self.ends, laid, side="right")
-        shards = self.shard_order[slots]
-        starts = np.where(slots > 0, self.ends[slots - 1], 0)
-        return shards, laid - starts
-
-    def runs(self, piece_start: int, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
-        """The shards below offsets `start` to `stop` of a piece, each with its first and last offset there."""
-        while start < stop:
-            laid = (piece_start + start + self.offset) % int(self.ends[-1])
-            slot = int(np.searchsorted(self.ends, laid, side="right"))
-            after = min(stop, start + int(self.ends[slot]) - laid)
-            yield int(self.shard_order[slot]), start, after - 1
-            start = after
-
-
-@dataclass(frozen=True, slots=True)
 class _Window:
-    """Samples in the order a lane reads them."""
+    """Samples in the order a lane reads them. In the narrowest types: there are two windows for each lane."""
 
     epoch: int
     lane: int
     number: int
-    shards: IntArray
-    indices: IntArray
+    shards: NDArray[np.unsignedinteger]
+    indices: NDArray[np.unsignedinteger]
 
-    def ref(self, offset: int) -> SampleRef:
-        return SampleRef(self.epoch, int(self.shards[offset]), int(self.indices[offset]), self.lane, self.number)
+    def records_at(self, places: slice | IntArray) -> NDArray[np.void]:
+        shards = self.shards[places]
+        records = np.empty(len(shards), REFERENCE)
+        records["epoch"] = self.epoch
+        records["shard"] = shards
+        records["index"] = self.indices[places]
+        records["lane"] = self.lane
+        records["window"] = self.number
+        return records
 
 
 class _Recent(Generic[T]):
@@ -252,14 +247,9 @@ class _Recent(Generic[T]):
         return value
 
 
-def _random_bits(entropy: tuple[int, ...], size: int) -> NDArray[np.uint64]:
-    """Random 64-bit words, to be sorted into a permutation.
-
-    Not `Generator.permutation`: NumPy promises that bit streams never change, but not what its distributions make of
-    them, and a run must survive an upgrade.
-    """
-    return np.random.PCG64(np.random.SeedSequence(entropy)).random_raw(size)
-
-
 def _ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
+
+
+def _as_tuples(records: NDArray[np.void]) -> tuple[SampleRef, ...]:
+    return tuple(itertools.starmap(SampleRef, records.tolist()))
