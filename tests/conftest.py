@@ -13,7 +13,10 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "120")
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+import pytest
 from hypothesis import settings
+
+pytest.register_assert_rewrite("tests.store_contract")
 
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("raypose", deadline=None)

@@ -56,7 +56,7 @@ class S3Connection:
     def request(self, doing: str, action: Callable[[Any], _Result]) -> _Result:
         """`action(client)`, tried again while the server is away or busy; StorageError says what `doing` met.
 
-        Gives up when the next attempt would begin after the deadline; an attempt itself ends by its timeouts.
+        Nothing is begun after the deadline; what was begun before ends by its own timeouts.
         """
         deadline = time.monotonic() + self._location.deadline_s
         pause_s = 0.25
@@ -68,14 +68,14 @@ class S3Connection:
                 found = explain(error, self._endpoint())
                 if not is_transient(error):
                     raise StorageError(f"{doing}: {found}") from error
-                if time.monotonic() + pause_s > deadline:
-                    patience = f"tried for {self._location.deadline_s:g} s"
-                    raise StorageError(f"{doing}: {found} ({patience})") from error
+                left_s = deadline - time.monotonic()
+                if left_s <= 0:
+                    raise StorageError(f"{doing}: {found} (tried for {self._location.deadline_s:g} s)") from error
                 if not warned:
-                    _LOG.warning("%s: %s; trying again for %g s", doing, found, self._location.deadline_s)
+                    _LOG.warning("%s: %s; trying again for %.0f s", doing, found, left_s)
                     warned = True
             # Jitter, so that the workers of a cluster do not come back all at once.
-            time.sleep(pause_s * random.uniform(0.5, 1.0))
+            time.sleep(min(left_s, pause_s * random.uniform(0.5, 1.0)))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _endpoint(self) -> str:
