@@ -12,11 +12,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raypose.config.byte_size import ByteSize
+
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Gain = Annotated[float, Field(ge=0.0)]
 
 STRIDE = 32
 """Pixels: every YOLO pose model wants image sides that are multiples of its largest stride."""
+
+DEFAULT_CACHE_BYTES = 50 * 2**30
 
 
 class _Section(BaseModel):
@@ -48,6 +52,11 @@ class DataConfig(_Section):
     """Share of the samples whose image may fail to decode before the run stops. Skipped samples are counted."""
     loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
     """Loader processes for each worker. `auto`: none on CPU, where they would only take cores from training."""
+    cache_dir: str | None = None
+    """Folder in which each node keeps shards that it has fetched. None: `$RAYPOSE_CACHE_DIR` of the node, else
+    `~/.cache/raypose/shards`."""
+    cache_bytes: ByteSize = DEFAULT_CACHE_BYTES
+    """Most bytes of shards in that folder; a number or a size such as `50GiB`."""
 
 
 class TrainConfig(_Section):
@@ -220,12 +229,18 @@ class RunConfig(_Section):
         def absolute(path: str) -> str:
             return path if "://" in path else str(folder.absolute() / Path(path).expanduser())
 
-        pretrained = self.model.pretrained
+        pretrained, cache_dir = self.model.pretrained, self.data.cache_dir
+        if cache_dir and not cache_dir.startswith("~"):  # each node has a home of its own
+            cache_dir = absolute(cache_dir)
         return self.model_copy(
             update={
                 "storage": absolute(self.storage),
                 "data": self.data.model_copy(
-                    update={"train": absolute(self.data.train), "val": absolute(self.data.val)}
+                    update={
+                        "train": absolute(self.data.train),
+                        "val": absolute(self.data.val),
+                        "cache_dir": cache_dir,
+                    }
                 ),
                 "model": self.model.model_copy(update={"pretrained": pretrained and absolute(pretrained)}),
             }

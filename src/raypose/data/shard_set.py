@@ -5,57 +5,63 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
 
-from raypose.data.image_check import check_image
+from raypose.config.schema import DEFAULT_CACHE_BYTES
+from raypose.data.cache import NodeCache, cache_folder
 from raypose.data.manifest import Manifest, ShardInfo, read_manifest
+from raypose.data.prefetch import Prefetcher
 from raypose.data.shard import ShardReader
-from raypose.errors import DataError, ShardCorruptError
+from raypose.data.verify import Fault, read_sample, require_size, verify_shards
+from raypose.errors import ShardCorruptError
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.local import LocalStore
 from raypose.structures import Sample, Skeleton
 
 MAX_OPEN_SHARDS = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something wrong in a shard set; `record` is None where the whole shard is meant."""
-
-    shard: str
-    record: int | None
-    reason: str
+MAX_OPEN_FRACTION = 1 / 16
+"""Of the node cache that one process keeps from eviction by having it open."""
 
 
 class ShardSet:
     """Samples behind a manifest. Opens shards when they are read and keeps at most MAX_OPEN_SHARDS open.
 
-    Pickles as store and manifest, so that loader processes can have it; several threads may read at a time.
+    Shards in a local folder are read where they are; others come through a node cache. Pickles as store, manifest and
+    cache, so that loader processes can have it; several threads may read at a time.
     """
 
-    def __init__(self, store: ObjectStore, manifest: Manifest) -> None:
+    def __init__(self, store: ObjectStore, manifest: Manifest, cache: NodeCache | None = None) -> None:
         self._store = store
         self.manifest = manifest
+        self._cache = None if isinstance(store, LocalStore) else cache or NodeCache(cache_folder(), DEFAULT_CACHE_BYTES)
         self._ends = list(accumulate(self.shard_sizes))
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, url: str) -> ShardSet:
-        """The shard set in the folder `url`; raises DataError where there is none."""
-        store = open_store(url)
-        return cls(store, read_manifest(store))
+    def open(cls, url: str, cache: NodeCache | None = None) -> ShardSet:
+        """The shard set in a local folder or below an `s3://` URL; raises DataError where there is none.
 
-    def __reduce__(self) -> tuple[type[ShardSet], tuple[ObjectStore, Manifest]]:
-        return ShardSet, (self._store, self.manifest)
+        Without `cache`, shards that have to be fetched go through this user's cache, of the default size.
+        """
+        store = open_store(url)
+        return cls(store, read_manifest(store), cache)
+
+    def __reduce__(self) -> tuple[type[ShardSet], tuple[ObjectStore, Manifest, NodeCache | None]]:
+        return ShardSet, (self._store, self.manifest, self._cache)
 
     @property
     def url(self) -> str:
         """Where the set lies."""
         return self._store.url
+
+    @property
+    def cache(self) -> NodeCache | None:
+        """What shards are fetched into; None where they are read in place."""
+        return self._cache
 
     @property
     def skeleton(self) -> Skeleton:
@@ -74,9 +80,11 @@ class ShardSet:
         return self._ends[-1] if self._ends else 0
 
     def __iter__(self) -> Iterator[Sample]:
-        for shard, size in enumerate(self.shard_sizes):
-            for index in range(size):
-                yield self.sample(shard, index)
+        with self.reading_ahead(lambda shard: range(shard, len(self.shard_sizes))) as move_on:
+            for shard, size in enumerate(self.shard_sizes):
+                move_on(shard)
+                for index in range(size):
+                    yield self.sample(shard, index)
 
     def locate(self, sample: int) -> tuple[int, int]:
         """(shard, index) of the sample at this place in the order of iteration."""
@@ -87,65 +95,71 @@ class ShardSet:
 
     def sample(self, shard: int, index: int) -> Sample:
         """The sample at `index` of `shard`; raises ShardCorruptError when its bytes are damaged."""
-        sample = self._reader(shard)[index]
-        if sample.people.keypoints_NK3.shape[1] != self.skeleton.keypoints:
-            raise ShardCorruptError(
-                f"{self.manifest.shards[shard].name}, record {index}: {sample.people.keypoints_NK3.shape[1]} keypoints,"
-                f" the manifest's skeleton has {self.skeleton.keypoints}; rebuild with 'raypose data build'"
-            )
-        return sample
+        try:
+            return self._read(shard, index)
+        except ShardCorruptError:
+            if self._cache is None:
+                raise
+        # What was verified when it came has changed on this node's disk, or was built wrong: the store can tell.
+        with self._lock:
+            self._readers.pop(shard, None)
+        self._cache.discard(self.manifest.shards[shard])
+        return self._read(shard, index)
 
-    def verify(self) -> Iterator[Fault | None]:
-        """Read everything: yields one item for each sample, None where it is well, and one for each damaged shard.
+    @contextmanager
+    def reading_ahead(self, upcoming: Callable[[int], Iterable[int]]) -> Iterator[Callable[[int], None]]:
+        """Fetch shards before they are read, as far ahead as the cache has room; does nothing for local shards.
+
+        `upcoming(position)` tells the numbers of the shards in the order in which reading needs them from `position`
+        on, a number of the caller's choice, such as a step; another thread calls it. The caller gets a function to tell
+        how far reading has come, to be called at the start, too.
+        """
+        if self._cache is None:
+            yield _stay
+            return
+        with Prefetcher(self._cache, self._store, self.manifest.shards, upcoming) as prefetcher:
+            yield prefetcher.move_on
+
+    def verify(self, processes: int = 1) -> Iterator[Fault | None]:
+        """Read everything from the store: one item for each sample, None where it is well, and one for each bad shard.
 
         A shard whose size or SHA-256 differs is reported as a whole first, then its records one by one.
         """
-        for number, info in enumerate(self.manifest.shards):
-            try:
-                reader = ShardReader(_local_path(self._store, info.name))
-                if reader.sha256() != info.sha256:
-                    yield Fault(info.name, None, f"sha256 {reader.sha256()[:12]}…, manifest says {info.sha256[:12]}…")
-                _check_against(info, reader)
-            except DataError as error:
-                yield Fault(info.name, None, str(error))
-                continue
-            for index in range(info.samples):
-                yield self._fault_of(number, index)
+        return verify_shards(self._store, self.manifest, processes)
 
-    def _fault_of(self, shard: int, index: int) -> Fault | None:
-        name = self.manifest.shards[shard].name
-        try:
-            sample = self.sample(shard, index)
-            check_image(sample.image, sample.id, expected=(sample.width, sample.height))
-        except DataError as error:
-            return Fault(name, index, str(error))
-        return None
+    def _read(self, shard: int, index: int) -> Sample:
+        return read_sample(self._reader(shard), index, self.manifest.shards[shard], self.skeleton.keypoints)
 
     def _reader(self, shard: int) -> ShardReader:
         with self._lock:
             reader = self._readers.get(shard)
-            if reader is None:
-                info = self.manifest.shards[shard]
-                reader = ShardReader(_local_path(self._store, info.name))
-                _check_against(info, reader)
-                self._readers[shard] = reader
-            self._readers.move_to_end(shard)
+            if reader is not None:
+                self._readers.move_to_end(shard)
+                return reader
+        # Not under the lock: fetching takes time in which other threads read what is open.
+        reader = self._open_shard(self.manifest.shards[shard])
+        with self._lock:
+            self._readers[shard] = reader
             # A dropped reader unmaps its file when the last thread that reads from it lets go.
-            while len(self._readers) > MAX_OPEN_SHARDS:
+            while len(self._readers) > 1 and self._too_much_is_open():
                 self._readers.popitem(last=False)
-            return reader
+        return reader
+
+    def _open_shard(self, info: ShardInfo) -> ShardReader:
+        if self._cache is None:
+            reader = ShardReader.open(Path(self._store.place(info.name)))
+        else:
+            with self._cache.open(info, self._store) as file:
+                reader = ShardReader(file, info.name)
+        require_size(reader, info)
+        return reader
+
+    def _too_much_is_open(self) -> bool:
+        if len(self._readers) > MAX_OPEN_SHARDS:
+            return True
+        open_bytes = sum(reader.size_bytes for reader in self._readers.values())
+        return self._cache is not None and open_bytes > self._cache.capacity_bytes * MAX_OPEN_FRACTION
 
 
-def _check_against(info: ShardInfo, reader: ShardReader) -> None:
-    if (reader.size_bytes, len(reader)) != (info.size_bytes, info.samples):
-        raise ShardCorruptError(
-            f"{info.name}: {reader.size_bytes:,} bytes with {len(reader)} samples, manifest says"
-            f" {info.size_bytes:,} with {info.samples}; fetch it again or rebuild with 'raypose data build'"
-        )
-
-
-def _local_path(store: ObjectStore, name: str) -> Path:
-    """Where a shard can be memory-mapped."""
-    if isinstance(store, LocalStore):
-        return store.root / name
-    raise DataError(f"{store.url}: shards are read from local folders; copy the shard set to this machine")
+def _stay(_: int) -> None:
+    """Nothing has to be fetched, wherever reading has come to."""
