@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import builtins
 import copyreg
-import io
 import os
 import pickle
-import struct
-from collections import OrderedDict
 from fractions import Fraction
-from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -18,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tests.hostile_pickles import BROKEN, HOSTILE, array_state, from_registry
 
 from raypose.data import safe_pickle
 from raypose.data.pickle_machine import Limits
@@ -99,67 +95,6 @@ def test_arrays_that_numpy_1_or_2_pickled_are_read(module: str) -> None:
     np.testing.assert_array_equal(load_label(content, "x"), np.arange(6.0).reshape(2, 3))
 
 
-class Calls:
-    """Pickles as a call of `function`."""
-
-    def __init__(self, function: Any, *arguments: Any) -> None:
-        self.call = function, arguments
-
-    def __reduce__(self) -> Any:
-        return self.call
-
-
-def _with_persistent_id() -> bytes:
-    class Pickler(pickle.Pickler):
-        def persistent_id(self, value: object) -> str | None:
-            return "elsewhere" if value == "secret" else None
-
-    buffer = io.BytesIO()
-    Pickler(buffer, 4).dump(["secret"])
-    return buffer.getvalue()
-
-
-def _from_registry() -> bytes:
-    copyreg.add_extension("posix", "system", 0x1234)
-    try:
-        return pickle.dumps(Calls(os.system, "touch stolen"), protocol=4)
-    finally:
-        copyreg.remove_extension("posix", "system", 0x1234)
-
-
-HOSTILE = {
-    "os.system": (pickle.dumps(Calls(os.system, "touch stolen")), "system"),
-    "posix by name": (b"cposix\nsystem\n(S'touch stolen'\ntR.", "posix.system"),
-    "builtins.eval": (pickle.dumps(Calls(builtins.eval, "1")), "builtins.eval"),
-    "protocol 0 eval": (pickle.dumps(Calls(builtins.eval, "1"), 0), "__builtin__.eval"),
-    "nested deep": (pickle.dumps([{"a": [({"b": Calls(os.system, "x")},)]}]), "system"),
-    "global never called": (pickle.dumps([os.system]), "system"),
-    "getattr chain": (pickle.dumps(Calls(getattr, [], "append")), "getattr"),
-    "dotted through numpy": (b"\x80\x04\x8c\x05numpy\x8c\x0edtype.__init__\x93.", "numpy.dtype.__init__"),
-    "numpy's own loader": (pickle.dumps(Calls(np.load, "x")), "load"),
-    "memo trick": (b"\x80\x04\x8c\x02os\x94\x8c\x06system\x94h\x00h\x01\x93)R.", "os.system"),
-    "old instance": (b"(S'x'\nios\nsystem\n.", "STRING"),
-    "instance opcode": (b"(ios\nsystem\n.", "os system"),
-    "object opcode": (b"(cbuiltins\nset\no.", "OBJ"),
-    "new object": (pickle.dumps(PurePosixPath("a")), "pathlib"),
-    "class instance": (pickle.dumps(Fraction(1, 2)), "fractions.Fraction"),
-    "ordered dict": (pickle.dumps(OrderedDict(a=1)), "collections.OrderedDict"),
-    "extension registry": (_from_registry(), "EXT"),
-    "persistent id": (_with_persistent_id(), "BINPERSID"),
-    "text persistent id": (b"Pname\n.", "PERSID"),
-    "out-of-band buffer": (b"\x80\x05\x97.", "NEXT_BUFFER"),
-    "call of data": (b"\x80\x04])R.", "a call of list"),
-    "call of ndarray": (b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93)R.", "numpy.ndarray"),
-    "state into a builder": (b"\x80\x04\x8c\x05numpy\x8c\x05dtype\x93}b.", "inside"),
-    "state into a dict": (b"\x80\x04}}b.", "inside"),
-    "builder as value": (b"\x80\x04\x8c\x05numpy\x8c\x07ndarray\x93\x85.", "numpy.ndarray"),
-    "half an array": (
-        b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n(I0\nt\x8c\x01btR.",
-        "unfinished",
-    ),
-}
-
-
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_label_is_refused_by_name_and_nothing_runs(
     name: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -174,7 +109,7 @@ def test_a_hostile_label_is_refused_by_name_and_nothing_runs(
 
 
 def test_the_extension_registry_is_not_used_even_when_its_code_is_known() -> None:
-    content = _from_registry()
+    content = from_registry()
     copyreg.add_extension("posix", "system", 0x1234)
     try:
         with pytest.raises(UnsafePickleError):
@@ -193,49 +128,8 @@ def test_a_shard_record_may_not_even_hold_arrays_or_sets(value: Any) -> None:
         load_plain(pickle.dumps({"a": value}, protocol=5), "shard-0.pkl")
 
 
-def _array_state(shape: bytes, data: bytes = b"\x00" * 8) -> bytes:
-    return (
-        b"\x80\x03cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\nK\x00\x85C\x01btR(K\x01"
-        + shape
-        + b"cnumpy\ndtype\n(X\x02\x00\x00\x00f8\x89\x88tR"
-        + b"(K\x03X\x01\x00\x00\x00<NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89C"
-        + bytes([len(data)])
-        + data
-        + b"tb."
-    )
-
-
 def test_the_hand_written_array_of_the_next_test_is_valid() -> None:
-    np.testing.assert_array_equal(load_label(_array_state(b"K\x01\x85"), "x"), np.zeros(1))
-
-
-BROKEN = {
-    "nothing": b"",
-    "text": b"hello world",
-    "a jpeg": b"\xff\xd8\xff\xe0\x00\x10JFIF",
-    "only stop": b".",
-    "no stop": b"\x80\x04]",
-    "bytes after the end": pickle.dumps([1]) + b"x",
-    "two values": b"\x80\x04]].",
-    "huge bytes": b"\x80\x04\x8e" + struct.pack("<Q", 1 << 40) + b"abc.",
-    "huge text": b"\x80\x04\x8d" + struct.pack("<Q", 1 << 62) + b"abc.",
-    "huge bytearray": b"\x80\x05\x96" + struct.pack("<Q", 1 << 40) + b"abc.",
-    "huge memo index": b"\x80\x04Nr\xff\xff\xff\x7fj\xfe\xff\xff\x7f.",
-    "unknown memo": b"\x80\x04h\x07.",
-    "unknown protocol": b"\x80\x63N.",
-    "unhashable key": b"\x80\x04}]Ns.",
-    "odd dict": b"\x80\x04}(Nu.",
-    "mark as value": b"\x80\x04(.",
-    "empty stack": b"\x80\x04a.",
-    "text integer of a million digits": b"L" + b"9" * 1_000_000 + b"L\n.",
-    "negative long": b"\x80\x02\x8b\xff\xff\xff\xff.",
-    "array larger than its bytes": _array_state(b"J\x00\x00\x00\x40J\x00\x00\x00\x40\x86"),
-    "array smaller than its bytes": _array_state(b"K\x00\x85"),
-    "array of negative shape": _array_state(b"J\xff\xff\xff\xffJ\xff\xff\xff\xff\x86"),
-    "object array": pickle.dumps(np.array([{}], dtype=object)),
-    "structured array": pickle.dumps(np.zeros(2, dtype=[("a", "f4")])),
-    "dates": pickle.dumps(np.array(["2026-01-01"], dtype="M8[D]")),
-}
+    np.testing.assert_array_equal(load_label(array_state(b"K\x01\x85"), "x"), np.zeros(1))
 
 
 @pytest.mark.parametrize("name", BROKEN)
