@@ -27,7 +27,9 @@ from raypose.storage import ObjectStore, StoredObject, open_parent, open_store
 from raypose.structures import People, Sample, Skeleton
 
 _Raw = dict[str, Any]
-_ROW_KEYS = ("id", "category_id", "bbox", "keypoints", "area", "iscrowd")
+ESTIMATED_AREA = "area_is_estimate"
+"""Set in an annotation whose area nobody measured: exports state one all the same, for COCO's evaluation needs it."""
+_ROW_KEYS = ("id", "category_id", "bbox", "keypoints", "area", ESTIMATED_AREA, "iscrowd", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +69,12 @@ def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
 
     Crowds and people without a labelled keypoint are kept as ignored regions, as COCO's evaluation has them.
     """
-    raw, where = _load(annotations)
+    raw, where = load_coco(annotations)
+    return coco_source(raw, where, images)
+
+
+def coco_source(raw: dict[str, Any], where: str, images: str | Path) -> LabelledSource:
+    """The source that `read_coco` makes of a loaded JSON; `where` names it in errors."""
     store = open_store(str(images))
     categories = sorted(raw["categories"], key=lambda category: _integer(category, "id", where))
     skeleton, notes = _skeleton(categories, where)
@@ -82,7 +89,8 @@ def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
     return LabelledSource(skeleton, names, listed, _CocoReader(store, skeleton, class_of, where), tuple(notes))
 
 
-def _load(annotations: str | Path) -> tuple[_Raw, str]:
+def load_coco(annotations: str | Path) -> tuple[dict[str, Any], str]:
+    """The JSON, whose three tables are there, and its place for errors."""
     store, key = open_parent(str(annotations))
     where = store.place(key)
     try:
@@ -116,29 +124,35 @@ def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
             )
     names = tuple(str(name) for name in first["keypoints"])
     sigmas, origin = first.get("sigmas"), "stated by the JSON's category"
-    if sigmas is None:
+    if "sigmas" not in first:
         sigmas, origin = sigmas_from_names(names), "COCO's constants, by keypoint name"
-    flip_pairs = flip_pairs_from_names(names)
     try:
+        flip_pairs, pairs_origin = flip_pairs_from_names(names), "by keypoint name"
+        if "flip_pairs" in first:
+            flip_pairs, pairs_origin = _pairs(first["flip_pairs"]), "stated by the JSON's category"
         skeleton = Skeleton.from_dict(
             {
                 "names": names,
-                "edges": [(start - 1, end - 1) for start, end in first.get("skeleton") or ()],
+                "edges": _pairs(first.get("skeleton") or ()),
                 "flip_pairs": flip_pairs,
                 "sigmas": sigmas,
             }
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{where}: the category's skeleton must be keypoint pairs (counted from 1), its sigmas numbers"
+            f"{where}: the category's skeleton and flip_pairs must be pairs of keypoints, counted from 1, its sigmas numbers"
         ) from error
     except DataError as error:
         raise DataError(f"{where}: {error}") from error
     pairs = ", ".join(f"{names[left]}/{names[right]}" for left, right in flip_pairs) or "none"
     return skeleton, [
         f"OKS sigmas: {origin}" if sigmas is not None else "OKS sigmas: none stated and not known by keypoint name",
-        f"flip pairs, by keypoint name: {pairs}",
+        f"flip pairs, {pairs_origin}: {pairs}",
     ]
+
+
+def _pairs(counted_from_1: Any) -> tuple[tuple[int, int], ...]:
+    return tuple((first - 1, second - 1) for first, second in counted_from_1)
 
 
 def _annotations(raw: _Raw, category_ids: set[int], where: str) -> tuple[dict[int, list[_Raw]], int]:
@@ -204,6 +218,7 @@ def _people(annotations: list[_Raw], skeleton: Skeleton, class_of: dict[int, int
         keypoints_NK3=np.array([_keypoints(row, count, where) for row in annotations]).reshape(-1, count, 3),
         class_N=np.array([class_of[row["category_id"]] for row in annotations], np.int64),
         area_N=np.array([_area(row, where) for row in annotations]),
+        ignore_N=np.array([bool(row.get("ignore")) for row in annotations]),
         crowd_N=np.array([bool(row.get("iscrowd")) for row in annotations]),
     )
 
@@ -215,7 +230,7 @@ def _keypoints(annotation: _Raw, count: int, where: str) -> list[float]:
 
 
 def _area(annotation: _Raw, where: str) -> float:
-    area = annotation.get("area", float("nan"))
+    area = float("nan") if annotation.get(ESTIMATED_AREA) else annotation.get("area", float("nan"))
     if not _is_number(area):
         raise DataError(f"{where}: annotation {annotation.get('id')}: area {str(area)[:60]} is no number")
     return float(area)
