@@ -26,7 +26,7 @@ T = TypeVar("T")
 REFERENCE = np.dtype(
     [("epoch", np.int32), ("shard", np.int32), ("index", np.int64), ("lane", np.int32), ("window", np.int64)]
 )
-"""A SampleRef in an array of many."""
+"""A SampleRef as a record of an array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +47,11 @@ class ShardUse:
     shard: int
     first_step: int
     last_step: int
+
+
+def sample_refs(records: NDArray[np.void]) -> tuple[SampleRef, ...]:
+    """REFERENCE records as objects."""
+    return tuple(itertools.starmap(SampleRef, records.tolist()))
 
 
 def sample_rng(seed: int, ref: SampleRef) -> np.random.Generator:
@@ -98,7 +103,7 @@ class Plan:
 
     def references(self, step: int, lane: int) -> tuple[SampleRef, ...]:
         """The samples of one lane's micro-batch in the (0-based) step."""
-        return _as_tuples(self.read(lane, step * self.micro_batch, self.micro_batch))
+        return sample_refs(self.read(lane, step * self.micro_batch, self.micro_batch))
 
     def read(self, lane: int, first: int, count: int) -> NDArray[np.void]:
         """Samples `first` to `first + count` of a lane, counted through all epochs, as REFERENCE records."""
@@ -110,7 +115,7 @@ class Plan:
             )
             parts.append(part)
             first, count = first + len(part), count - len(part)
-        return parts[0] if len(parts) == 1 else np.concatenate(parts or [np.empty(0, REFERENCE)])
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     def prepare(self, lane: int, item: int) -> int:
         """Shuffle the window that holds this sample of a lane, counted through all epochs; the first one after it."""
@@ -121,7 +126,7 @@ class Plan:
     def partners(self, ref: SampleRef, rng: np.random.Generator, count: int) -> tuple[SampleRef, ...]:
         """`count` samples drawn with replacement from the window that `ref` was shuffled in."""
         window = self._window(ref.epoch, ref.lane, ref.window)
-        return _as_tuples(window.records_at(rng.integers(len(window.shards), size=count)))
+        return sample_refs(window.records_at(rng.integers(len(window.shards), size=count)))
 
     def shards_ahead(self, step: int, lane: int) -> Iterator[ShardUse]:
         """The shards that a lane needs from `step` on, in the order of their first steps, without end.
@@ -188,7 +193,11 @@ class Plan:
         shards, indices = self._ring(epoch).locate(self._piece_start(lane, epoch) + start, stop - start)
         order = random_order((self.seed, WINDOW_ORDER, epoch, lane, number), stop - start)
         return _Window(
-            epoch, lane, number, shards.astype(self._shard_type)[order], indices.astype(self._index_type)[order]
+            epoch,
+            lane,
+            number,
+            shards.astype(self._shard_type).take(order),
+            indices.astype(self._index_type).take(order),
         )
 
     def _ring(self, epoch: int) -> Ring:
@@ -249,7 +258,3 @@ class _Recent(Generic[T]):
 
 def _ceil_div(value: int, divisor: int) -> int:
     return -(-value // divisor)
-
-
-def _as_tuples(records: NDArray[np.void]) -> tuple[SampleRef, ...]:
-    return tuple(itertools.starmap(SampleRef, records.tolist()))

@@ -80,6 +80,7 @@ def sort_order(bits: NDArray[np.uint64]) -> IntArray:
     shifts = (32, 48) if len(bits) <= 2**13 else (16, 32, 48)
     order = np.arange(len(bits))
     for shift in shifts:
-        order = order[np.argsort((bits[order] >> np.uint64(shift)).astype(np.uint16), kind="stable")]
-    ranked = bits[order]
+        digits = (bits >> np.uint64(shift)).astype(np.uint16)
+        order = order.take(np.argsort(digits.take(order), kind="stable"))
+    ranked = bits.take(order)
     return np.argsort(bits, kind="stable") if (ranked[1:] < ranked[:-1]).any() else order
