@@ -137,7 +137,7 @@ class Manifest:
             shards=tuple(_shard_info(entry) for entry in _check_type(raw["shards"], list, "shards")),
             counts=_counts(raw["counts"]),
         )
-        if raw["samples"] != manifest.samples:
+        if _check_type(raw["samples"], int, "samples") != manifest.samples:
             raise DataError(f"{raw['samples']} samples stated, but the shards have {manifest.samples}")
         return manifest
 
@@ -152,8 +152,8 @@ def read_manifest(store: ObjectStore) -> Manifest:
     try:
         text = store.read(MANIFEST_KEY).decode("utf-8")
     except UnicodeDecodeError as error:
-        raise DataError(f"{store.url}/{MANIFEST_KEY}: not UTF-8 text; rebuild with 'raypose data build'") from error
-    return Manifest.from_json(text, f"{store.url}/{MANIFEST_KEY}")
+        raise DataError(f"{store.place(MANIFEST_KEY)}: not UTF-8 text; rebuild with 'raypose data build'") from error
+    return Manifest.from_json(text, store.place(MANIFEST_KEY))
 
 
 def write_manifest(store: ObjectStore, manifest: Manifest) -> None:

@@ -35,7 +35,7 @@ class LabelSettings:
     class_names: tuple[str, ...]
     skeleton: Skeleton
     is_normalised: bool
-    skip_keys: frozenset[str]
+    skip_keys: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,14 +150,15 @@ def _column(columns: Mapping[str, Any], key: str, default: Floats, frame: _Frame
 def _class_column(raw: Any, count: int, frame: _Frame) -> Any:
     if raw is None:
         return np.zeros(count, np.int64)
-    if not isinstance(raw, list | tuple | np.ndarray) or np.shape(raw)[:1] != (count,):
+    values = raw.tolist() if isinstance(raw, np.ndarray) else raw
+    if not isinstance(values, list | tuple) or len(values) != count:
         raise DataError(f"{frame.where}: classes do not match the {count} people; give one for each")
     names = frame.settings.class_names
-    unknown = [value for value in raw if isinstance(value, str) and value not in names]
+    unknown = [value for value in values if isinstance(value, str) and value not in names]
     if unknown:
         raise DataError(f"{frame.where}: class {str(unknown[0])[:60]!r}, dataset.yaml has {', '.join(names)}")
     return _classes(
-        _floats([names.index(value) if isinstance(value, str) else value for value in raw], "class", frame), frame
+        _floats([names.index(value) if isinstance(value, str) else value for value in values], "class", frame), frame
     )
 
 
@@ -187,6 +188,8 @@ def _tight_boxes(keypoints_NK3: Floats) -> Floats:
 
 def _floats(raw: Any, what: str, frame: _Frame) -> Floats:
     try:
+        if _holds_text(raw):  # numpy gives each entry the size of the longest text
+            raise TypeError("text")
         array = np.asarray(raw)
         if array.dtype.kind not in "biuf":
             raise TypeError(f"{array.dtype} values")
@@ -195,8 +198,12 @@ def _floats(raw: Any, what: str, frame: _Frame) -> Floats:
         raise DataError(f"{frame.where}: {what} is no regular array of numbers: {str(error)[:100]}") from error
 
 
+def _holds_text(raw: Any) -> bool:
+    return isinstance(raw, str | bytes | bytearray) or (isinstance(raw, list | tuple) and any(map(_holds_text, raw)))
+
+
 def _check_keys(label: dict[Any, Any], known: frozenset[str], what: str, frame: _Frame) -> None:
-    unknown = sorted(str(key)[:60] for key in label if key not in known | frame.settings.skip_keys)
+    unknown = sorted(str(key)[:60] for key in label if key not in {*known, *frame.settings.skip_keys})
     if unknown:
         raise DataError(
             f"{frame.where}: {what} has unknown key {unknown[0]!r}; known are {', '.join(sorted(known))};"
