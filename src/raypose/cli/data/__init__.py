@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import typer
 
+from raypose.cli.data import exporting, importing
 from raypose.cli.data.build import build, synth
-from raypose.cli.data.importing import coco, yolo
 from raypose.cli.data.look import show, stats, verify
 
 app = typer.Typer(help="Build, import, check and show shard sets.", no_args_is_help=True)
 import_app = typer.Typer(help="Turn a data set of another format into a shard set.", no_args_is_help=True)
+export_app = typer.Typer(help="Write a shard set in another format.", no_args_is_help=True)
 
 for command in (build, verify, stats, show, synth):
     app.command()(command)
 app.add_typer(import_app, name="import")
-for command in (coco, yolo):
-    import_app.command()(command)
+import_app.command()(importing.coco)
+import_app.command()(importing.yolo)
+import_app.command()(importing.mpii)
+import_app.command()(importing.crowdpose)
+import_app.command()(importing.cvat)
+import_app.command()(importing.label_studio)
+app.add_typer(export_app, name="export")
+export_app.command()(exporting.coco)
+export_app.command()(exporting.yolo)

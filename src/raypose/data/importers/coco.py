@@ -140,7 +140,7 @@ def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
         )
     except (TypeError, ValueError, OverflowError) as error:
         raise DataError(
-            f"{where}: the category's skeleton and flip_pairs must be pairs of keypoints, counted from 1, its sigmas numbers"
+            f"{where}: a category's skeleton and flip_pairs must be keypoint pairs (counted from 1), its sigmas numbers"
         ) from error
     except DataError as error:
         raise DataError(f"{where}: {error}") from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from raypose.data.image_check import image_size
-from raypose.data.importers.named_images import sample_id
+from raypose.data.importers.named_images import id_of
 from raypose.data.importers.source import Floats, SourceImage, make_people, read_image
 from raypose.errors import DataError
 from raypose.storage import ObjectStore
@@ -46,7 +46,7 @@ class DrawnReader:
         content = read_image(self.images, image.key)
         width, height = drawn.size_wh or image_size(content, image.key)
         people = _people(drawn, self.class_names, self.keypoints)
-        return Sample(sample_id(image.key), content, width, height, people)
+        return Sample(id_of(image.key), content, width, height, people)
 
 
 def count_empty(images: Sequence[DrawnImage]) -> list[str]:

@@ -17,7 +17,7 @@ import numpy as np
 
 from raypose.data.image_check import image_size
 from raypose.data.importers.matlab import read_mat
-from raypose.data.importers.named_images import find_images, sample_id
+from raypose.data.importers.named_images import find_images, id_of
 from raypose.data.importers.source import (
     Floats,
     LabelledSource,
@@ -90,7 +90,7 @@ class _MpiiReader:
     def __call__(self, image: SourceImage) -> Sample:
         content = read_image(self.images, image.key)
         width, height = image_size(content, image.key)
-        return Sample(sample_id(image.key), content, width, height, _people(image.label))
+        return Sample(id_of(image.key), content, width, height, _people(image.label))
 
 
 def read_mpii(annotations: str | Path, images: str | Path) -> LabelledSource:

@@ -11,7 +11,7 @@ from raypose.errors import DataError
 from raypose.storage import ObjectStore, StoredObject
 
 
-def sample_id(key: str) -> str:
+def id_of(key: str) -> str:
     """An image's key without its suffix."""
     return PurePosixPath(key).with_suffix("").as_posix()
 

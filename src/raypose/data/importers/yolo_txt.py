@@ -106,10 +106,20 @@ def _skeleton(raw: dict[str, Any], where: str) -> tuple[Skeleton, int, list[str]
         notes.append(f"no flip_idx: {len(flip_pairs)} flip pairs by keypoint name")
     else:
         flip_pairs = _flip_pairs(flip_index, count, where)
-    sigmas = sigmas_from_names(names)
-    known = "COCO's constants, by keypoint name" if sigmas else "none, not known by keypoint name"
+    sigmas, origin = sigmas_from_names(names), "COCO's constants, by keypoint name"
+    if raw.get("kpt_oks_sigmas") is not None:
+        sigmas, origin = _sigmas(raw["kpt_oks_sigmas"], count, where), "stated by kpt_oks_sigmas"
+    known = origin if sigmas else "none, not known by keypoint name"
     edges = COCO_PERSON.edges if names == COCO_PERSON.names else ()
     return Skeleton(names, edges, flip_pairs, sigmas), dimensions, [*notes, f"OKS sigmas: {known}"]
+
+
+def _sigmas(stated: Any, count: int, where: str) -> tuple[float, ...]:
+    if isinstance(stated, list) and len(stated) == count:
+        values = [float(value) for value in stated if type(value) in (int, float) and 0 < value < 1e6]
+        if len(values) == count:
+            return tuple(values)
+    raise DataError(f"{where}: kpt_oks_sigmas {str(stated)[:120]}, expected {count} positive numbers")
 
 
 def _keypoint_names(raw: dict[str, Any], count: int, flip_index: Any, where: str) -> tuple[tuple[str, ...], list[str]]:
@@ -162,13 +172,13 @@ def _keys_of_list(store: ObjectStore, listing: str, root: str) -> list[str]:
 
 def _listed(store: ObjectStore, images: list[tuple[str, str]]) -> tuple[ObjectStore, list[SourceImage]]:
     """The folder that all images and labels share, as a store, and the images with what it knows of them."""
-    found = find_listed(store, [*(key for key, _ in images), *(_label_key(key) for key, _ in images)])
-    folders = [key.split("/")[:-1] for image, _ in images for key in (image, _label_key(image))]
+    found = find_listed(store, [*(key for key, _ in images), *(label_key(key) for key, _ in images)])
+    folders = [key.split("/")[:-1] for image, _ in images for key in (image, label_key(image))]
     shared = "/".join(posixpath.commonprefix(folders))
     start = len(shared) + 1 if shared else 0
     listed = []
     for key, sample_id in images:
-        image, label = found.get(key, StoredObject(key, 0)), found.get(_label_key(key))
+        image, label = found.get(key, StoredObject(key, 0)), found.get(label_key(key))
         version = f"{image.version} {label.version if label else ''}"
         listed.append(
             SourceImage(key[start:], image.size_bytes, _Label(sample_id, label.key[start:] if label else None), version)
@@ -176,7 +186,7 @@ def _listed(store: ObjectStore, images: list[tuple[str, str]]) -> tuple[ObjectSt
     return store.child(shared) if shared else store, listed
 
 
-def _label_key(image: str) -> str:
+def label_key(image: str) -> str:
     """Ultralytics' rule: the last `images` folder of the path becomes `labels`."""
     before, found, after = f"/{image}".rpartition("/images/")
     return f"{_stem(f'{before}/labels/{after}' if found else f'/{image}')}.txt"[1:]
