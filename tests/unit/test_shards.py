@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import pickle
+import re
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -241,7 +242,7 @@ def test_a_folder_without_manifest_says_what_to_run(tmp_path: Path) -> None:
 def test_a_missing_or_exchanged_shard_is_corrupt(built: Path) -> None:
     shards = sorted(built.glob("shard-*.pkl"))
     shards[0].unlink()
-    with pytest.raises(ShardCorruptError, match=r"shard-000000\.pkl"):
+    with pytest.raises(ShardCorruptError, match=re.escape(shards[0].name)):
         ShardSet.open(str(built)).sample(0, 0)
     with ShardWriter(shards[0]) as writer:
         writer.add(sample(5))
@@ -254,12 +255,12 @@ def test_verify_is_content_with_a_good_set(built: Path) -> None:
 
 
 def test_verify_names_the_damaged_shard_and_record(built: Path) -> None:
-    path = built / "shard-000001.pkl"
+    path = sorted(built.glob("shard-*.pkl"))[1]
     content = bytearray(path.read_bytes())
     content[200] ^= 0xFF
     path.write_bytes(content)
     faults = [fault for fault in ShardSet.open(str(built)).verify() if fault]
-    assert [(fault.shard, fault.record) for fault in faults] == [("shard-000001.pkl", None), ("shard-000001.pkl", 0)]
+    assert [(fault.shard, fault.record) for fault in faults] == [(path.name, None), (path.name, 0)]
     assert "sha256" in faults[0].reason
 
 

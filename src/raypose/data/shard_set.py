@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -16,7 +16,7 @@ from raypose.data.manifest import Manifest, ShardInfo, read_manifest
 from raypose.data.prefetch import Prefetcher
 from raypose.data.shard import ShardReader
 from raypose.data.verify import Fault, read_sample, require_size, verify_shards
-from raypose.errors import ShardCorruptError
+from raypose.errors import ConfigError, ShardCorruptError
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.local import LocalStore
 from raypose.structures import Sample, Skeleton
@@ -120,6 +120,30 @@ class ShardSet:
         with Prefetcher(self._cache, self._store, self.manifest.shards, upcoming) as prefetcher:
             yield prefetcher.move_on
 
+    def require_room(self) -> None:
+        """Raise ConfigError where the cache is too small for one of the shards."""
+        largest = max(self.manifest.shards, key=lambda shard: shard.size_bytes, default=None)
+        if self._cache and largest and largest.size_bytes > self._cache.capacity_bytes:
+            raise ConfigError(
+                f"data.cache_bytes: {self._cache.capacity_bytes:,} bytes hold no shard of {self.url}:"
+                f" {largest.name} has {largest.size_bytes:,}; set it to several times that"
+            )
+
+    def shortage(self, shards: Collection[int], processes: int) -> str | None:
+        """What to say where `processes` on a node read so many shards at a time that the cache cannot hold them.
+
+        None where it can. Reading works all the same, but fetches shards again and again.
+        """
+        needed_bytes = processes * sum(self.manifest.shards[shard].size_bytes for shard in shards)
+        needed_bytes = min(needed_bytes, sum(shard.size_bytes for shard in self.manifest.shards))
+        if self._cache is None or needed_bytes <= self._cache.capacity_bytes:
+            return None
+        return (
+            f"data.cache_bytes: {_gib(self._cache.capacity_bytes)} are less than the {_gib(needed_bytes)} of the shards"
+            f" that this node's workers read at a time ({len(shards)} each, {processes} of them), so shards will be"
+            " fetched again and again; raise it, or lower data.shuffle_window"
+        )
+
     def verify(self, processes: int = 1) -> Iterator[Fault | None]:
         """Read everything from the store: one item for each sample, None where it is well, and one for each bad shard.
 
@@ -159,6 +183,10 @@ class ShardSet:
             return True
         open_bytes = sum(reader.size_bytes for reader in self._readers.values())
         return self._cache is not None and open_bytes > self._cache.capacity_bytes * MAX_OPEN_FRACTION
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:,.2f} GiB"
 
 
 def _stay(_: int) -> None:

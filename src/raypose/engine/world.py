@@ -18,6 +18,8 @@ class World:
     rank: int = 0
     size: int = 1
     device: str = "cpu"
+    local_size: int = 1
+    """How many of the workers are on this node, this one included."""
 
     @property
     def is_leader(self) -> bool:

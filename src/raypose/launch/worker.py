@@ -73,7 +73,12 @@ def _world() -> World:
     if device == "cpu":
         # Ray sets OMP_NUM_THREADS to the CPUs that the worker reserved; torch may have looked before.
         torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    return World(rank=context.get_world_rank(), size=context.get_world_size(), device=device)
+    return World(
+        rank=context.get_world_rank(),
+        size=context.get_world_size(),
+        device=device,
+        local_size=context.get_local_world_size(),
+    )
 
 
 def _ignore(event: Event) -> None:
