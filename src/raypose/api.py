@@ -1,18 +1,21 @@
 """What the command line does, for Python programs: train, load, validate, export.
 
-Models are named as on the command line: a run's folder (its best checkpoint), a checkpoint, an Ultralytics `.pt`,
-or an exported model.
+Models are named as on the command line: a run (its best checkpoint), a checkpoint, an Ultralytics `.pt` or an exported
+model, each by its path or its `s3://` URL.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raypose.checkpoint import locate_model
-from raypose.config import RunConfig, load_config
+from raypose.checkpoint import config_of_run, local_model, run_of
+from raypose.checkpoint.locate import CONFIG
+from raypose.config import RunConfig, load_config, parse_config
 from raypose.errors import CheckpointError, ConfigError
+from raypose.storage import is_remote, open_parent, open_store
 
 if TYPE_CHECKING:
     from raypose.evaluate import Evaluation
@@ -53,7 +56,8 @@ def load(
     """A model ready to predict: `load("runs/demo").predict([image])` with RGB images, height x width x 3."""
     from raypose.inference import Predictor
 
-    return Predictor.load(locate_model(model), imgsz, device=device, conf=conf, iou=iou, max_det=max_det)
+    with local_model(model) as path:
+        return Predictor.load(path, imgsz, device=device, conf=conf, iou=iou, max_det=max_det)
 
 
 def validate(
@@ -63,19 +67,17 @@ def validate(
     split: Literal["val", "train"] = "val",
     imgsz: int | None = None,
     batch: int = 16,
-    out: Path | None = None,
+    out: str | Path | None = None,
 ) -> Evaluation:
     """Measure a model on a shard set, by default on the `split` of the run it belongs to; `out` gets a report."""
     from raypose.data.shard_set import ShardSet
     from raypose.engine.report import publish_report
     from raypose.engine.validate import validate as measure
     from raypose.engine.world import World
-    from raypose.storage import open_store
 
-    source = locate_model(model)
     url = data or _data_of_run(model, split)
     shards = ShardSet.open(url)
-    predictor = load(source, imgsz=imgsz, conf=0.001)
+    predictor = load(model, imgsz=imgsz, conf=0.001)
     if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
         raise CheckpointError(
             f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"
@@ -115,31 +117,37 @@ def export(
     imgsz: int | None = None,
     dynamic: bool = False,
 ) -> Path:
-    """Write a model for another runtime and return where; by default beside its weights."""
+    """Write a model for another runtime and return where; by default beside its weights.
+
+    What is exported from object storage goes, by default, to the current folder.
+    """
     from raypose.model import export_model, load_model
 
-    source = locate_model(model)
-    module, spec, trained_imgsz = load_model(source)
     suffix = {"onnx": ".onnx", "openvino": "_openvino", "torchscript": ".torchscript"}[to]
-    target = out or (source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix))
-    return export_model(module, spec, imgsz or trained_imgsz, to, target, dynamic=dynamic)
+    with local_model(model) as source:
+        module, spec, trained_imgsz = load_model(source)
+        if is_remote(str(model)):
+            beside = Path(Path(open_parent(str(model))[1]).stem + suffix)
+        else:
+            beside = source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix)
+    return export_model(module, spec, imgsz or trained_imgsz, to, out or beside, dynamic=dynamic)
 
 
 def run_config(run: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration of an existing run, for resuming it where it lies now."""
-    folder = Path(run).expanduser()
-    file = folder / "config.yaml"
-    if not file.is_file():
-        raise CheckpointError(f"{folder}: no run there (no config.yaml); name the folder of a run, such as runs/demo")
+    storage, name = open_parent(str(run))
+    store = storage.child(name)
+    if not store.exists(CONFIG):
+        raise CheckpointError(f"{run}: no run there (no {CONFIG}); name the folder of a run, such as runs/demo")
     if any(override.startswith(("name=", "storage=")) for override in overrides):
         raise ConfigError("a resumed run keeps its name and storage; leave them out")
-    place = [f"storage={folder.absolute().parent}", f"name={folder.absolute().name}"]
-    return load_config(file, [*overrides, *place])
+    place = [f"storage={json.dumps(storage.url)}", f"name={json.dumps(name)}"]
+    return parse_config(store.read(CONFIG).decode("utf-8", errors="replace"), store.place(CONFIG), [*overrides, *place])
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
     """The end of a run in a few lines: the figures, and where everything lies."""
-    best, folder = summary["best"], summary["folder"]
+    best, run = summary["best"], open_store(summary["folder"])
     figures = "  ".join(
         f"{label} {best[name]:.3f}"
         for label, name in (("pose AP", "pose_ap"), ("AP50", "pose_ap50"), ("box AP50", "box_ap50"))
@@ -150,20 +158,19 @@ def summary_text(summary: Mapping[str, Any]) -> str:
             f"{summary['status']}: {summary['epochs']} epochs, {summary['steps']} steps,"
             f" {summary['images_per_second']:.1f} images/s, {summary['wall_seconds']:.0f} s",
             f"best       epoch {best['epoch']}  {figures}",
-            f"weights    {folder}/weights/best.pt",
+            f"weights    {run.place('weights/best.pt')}",
             f"checkpoint {summary['checkpoint']}",
-            f"report     {folder}/report/index.html",
+            f"report     {run.place('report/index.html')}",
         ]
     )
 
 
 def _data_of_run(model: str | Path, split: Literal["val", "train"]) -> str:
-    folder = Path(model).expanduser()
-    for candidate in (folder, *folder.absolute().parents[:3]):
-        if (candidate / "config.yaml").is_file():
-            data = load_config(candidate / "config.yaml").data
-            return data.val if split == "val" else data.train
-    raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
+    run = run_of(model)
+    if run is None:
+        raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
+    data = config_of_run(run).data
+    return data.val if split == "val" else data.train
 
 
 def _silent(event: Event) -> None:

@@ -48,6 +48,10 @@ class StorageError(RayposeError):
     """Reading or writing storage failed."""
 
 
+class StorageUnavailableError(StorageError):
+    """The server of a store did not answer in time: what is kept there may be well."""
+
+
 class TrainingError(RayposeError):
     """Training cannot go on, for example because the loss is no longer finite."""
 

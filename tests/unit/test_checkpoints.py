@@ -145,9 +145,9 @@ def test_a_run_stands_for_its_best_checkpoint_and_on_request_for_its_last(tmp_pa
     store.save(snapshot(3), write_model)
     config = load_config(None, ["data.train=a", "data.val=b", "checkpoint.best_metric=f1"])
     (tmp_path / "config.yaml").write_text(dump_config(config))
-    assert locate_model(tmp_path).name == "step-00000001"
-    assert locate_model(tmp_path, "last").name == "step-00000003"
-    assert locate_model(tmp_path / "checkpoints/step-00000002").name == "step-00000002"
+    assert Path(locate_model(tmp_path)).name == "step-00000001"
+    assert Path(locate_model(tmp_path, "last")).name == "step-00000003"
+    assert Path(locate_model(tmp_path / "checkpoints/step-00000002")).name == "step-00000002"
 
 
 def test_naming_something_that_is_no_model_says_what_was_expected(tmp_path: Path) -> None:

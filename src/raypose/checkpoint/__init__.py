@@ -1,6 +1,6 @@
 """What a run saves of itself, and how it is kept, verified, found again and retired."""
 
-from raypose.checkpoint.locate import locate_model
+from raypose.checkpoint.locate import config_of_run, local_model, locate_model, run_of
 from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
 from raypose.checkpoint.store import CheckpointStore, SavedCheckpoint, best_first, best_of, select_expired
 
@@ -12,6 +12,9 @@ __all__ = [
     "TrainProgress",
     "best_first",
     "best_of",
+    "config_of_run",
+    "local_model",
     "locate_model",
+    "run_of",
     "select_expired",
 ]

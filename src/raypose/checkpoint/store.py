@@ -15,7 +15,7 @@ import torch
 from safetensors import SafetensorError
 
 from raypose.checkpoint.state import FORMAT_VERSION, RunIdentity, Snapshot, TrainProgress
-from raypose.errors import CheckpointError, DataError, StorageError
+from raypose.errors import CheckpointError, DataError, StorageError, StorageUnavailableError
 from raypose.storage import ObjectStore
 from raypose.structures import json_ready
 
@@ -51,7 +51,7 @@ class CheckpointStore:
 
     def place(self, saved: SavedCheckpoint) -> str:
         """Where a checkpoint lies, as a user would type it."""
-        return f"{self._store.url}/{saved.name}"
+        return self._store.place(saved.name)
 
     def save(self, snapshot: Snapshot, write_model: Callable[[Path], None]) -> SavedCheckpoint:
         """Store a snapshot; `write_model` writes its `model.pt`. `state.json` goes last and makes it count."""
@@ -83,24 +83,25 @@ class CheckpointStore:
         for entry in self._store.list():
             name, _, file = entry.key.partition("/")
             if file == STATE:
-                state = self._read_state(name)
+                state = _read_state(self._store.child(name))
                 found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
         return sorted(found, key=lambda saved: saved.step)
 
     def identity(self, saved: SavedCheckpoint) -> RunIdentity:
         """Which run a checkpoint belongs to, without reading its tensors."""
-        return self._read_state(saved.name).identity
+        return _read_state(self._store.child(saved.name)).identity
 
     def load(self, name: str) -> Snapshot:
         """Read and verify one checkpoint; CheckpointError says what is wrong with it."""
-        state = self._read_state(name)
+        checkpoint = self._store.child(name)
+        state = _read_state(checkpoint)
         with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
             path = Path(folder, TENSORS)
-            self._fetch_verified(name, path, state)
+            _fetch_verified(checkpoint, path, state)
             try:
                 tensors = safetensors.torch.load_file(path)
             except SafetensorError as error:
-                raise CheckpointError(f"{self._store.url}/{name}/{TENSORS}: not a tensor file: {error}") from error
+                raise CheckpointError(f"{checkpoint.place(TENSORS)}: not a tensor file: {error}") from error
         return Snapshot(state.identity, state.progress, tensors, state.metrics)
 
     def load_latest(self, warn: Callable[[str], None]) -> Snapshot | None:
@@ -108,6 +109,8 @@ class CheckpointStore:
         for saved in reversed(self.saved()):
             try:
                 return self.load(saved.name)
+            except StorageUnavailableError:
+                raise  # a server that is away says nothing about the checkpoint: its steps must not be done again
             except (CheckpointError, StorageError) as error:
                 warn(f"{error}; falling back to the checkpoint before it")
         return None
@@ -119,38 +122,44 @@ class CheckpointStore:
     def delete(self, doomed: Sequence[SavedCheckpoint]) -> None:
         """Remove checkpoints, each one's `state.json` first, so that an interrupted removal leaves no half of one."""
         for saved in doomed:
-            files = sorted(
-                (entry.key for entry in self._store.list(f"{saved.name}/")), key=lambda key: not key.endswith(STATE)
-            )
-            self._store.delete(files)
+            self._store.delete([f"{saved.name}/{STATE}"])
+            self._store.delete([entry.key for entry in self._store.list(f"{saved.name}/")])
 
-    def _fetch_verified(self, name: str, path: Path, state: _State) -> None:
-        self._store.download(f"{name}/{path.name}", path)
-        found, expected = _sha256(path), state.sha256[path.name]
-        if found != expected:
-            raise CheckpointError(
-                f"{self._store.url}/{name}/{path.name}: sha256 {found[:12]}…, {STATE} says {expected[:12]}…;"
-                " the file is damaged"
-            )
 
-    def _read_state(self, name: str) -> _State:
-        where = f"{self._store.url}/{name}/{STATE}"
-        try:
-            raw = json.loads(self._store.read(f"{name}/{STATE}"))
-            if raw["format"] != FORMAT_VERSION:
-                raise CheckpointError(
-                    f"{where}: format {raw['format']}, this raypose reads {FORMAT_VERSION}; update raypose"
-                )
-            return _State(
-                identity=RunIdentity.from_dict(raw),
-                progress=TrainProgress(**raw["progress"]),
-                metrics={key: math.nan if value is None else float(value) for key, value in raw["metrics"].items()},
-                sha256={TENSORS: str(raw["sha256"][TENSORS])},
-            )
-        except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+def fetch_checkpoint(checkpoint: ObjectStore, folder: Path) -> None:
+    """Copy what a model is loaded from, verified, out of a checkpoint's place into a local folder."""
+    state = _read_state(checkpoint)
+    _fetch_verified(checkpoint, folder / TENSORS, state)
+    checkpoint.download(STATE, folder / STATE)
+
+
+def _fetch_verified(checkpoint: ObjectStore, path: Path, state: _State) -> None:
+    checkpoint.download(path.name, path)
+    found, expected = _sha256(path), state.sha256[path.name]
+    if found != expected:
+        raise CheckpointError(
+            f"{checkpoint.place(path.name)}: sha256 {found[:12]}…, {STATE} says {expected[:12]}…; the file is damaged"
+        )
+
+
+def _read_state(checkpoint: ObjectStore) -> _State:
+    where = checkpoint.place(STATE)
+    try:
+        raw = json.loads(checkpoint.read(STATE))
+        if raw["format"] != FORMAT_VERSION:
             raise CheckpointError(
-                f"{where}: not the state of a checkpoint: {error!r}; delete its folder to go back to the one before"
-            ) from error
+                f"{where}: format {raw['format']}, this raypose reads {FORMAT_VERSION}; update raypose"
+            )
+        return _State(
+            identity=RunIdentity.from_dict(raw),
+            progress=TrainProgress(**raw["progress"]),
+            metrics={key: math.nan if value is None else float(value) for key, value in raw["metrics"].items()},
+            sha256={TENSORS: str(raw["sha256"][TENSORS])},
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
+        raise CheckpointError(
+            f"{where}: not the state of a checkpoint: {error!r}; delete its folder to go back to the one before"
+        ) from error
 
 
 def select_expired(

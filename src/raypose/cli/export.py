@@ -9,9 +9,9 @@ import typer
 
 
 def export(
-    model: Annotated[str, typer.Argument(help="Run, checkpoint or .pt. A run stands for its best checkpoint.")],
+    model: Annotated[str, typer.Argument(help="Run (its best checkpoint), checkpoint or .pt, by path or s3:// URL.")],
     to: Annotated[Literal["onnx", "openvino", "torchscript"], typer.Option("--format", help="Target format.")] = "onnx",
-    out: Annotated[Path | None, typer.Option(help="Where to write; by default beside the weights.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Where to write; by default beside local weights.")] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
     dynamic: Annotated[bool, typer.Option(help="Accept any image size and batch.")] = False,
 ) -> None:

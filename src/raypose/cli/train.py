@@ -23,7 +23,8 @@ FileAndOverrides = Annotated[
 def train(
     arguments: FileAndOverrides = [],  # noqa: B006
     resume: Annotated[
-        str | None, typer.Option(metavar="RUN", help="Continue the run in this folder from its last checkpoint.")
+        str | None,
+        typer.Option(metavar="RUN", help="Continue the run at this path or s3:// URL from its last checkpoint."),
     ] = None,
 ) -> None:
     """Train a model on the Ray cluster that RAY_ADDRESS names, or on this machine.

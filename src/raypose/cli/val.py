@@ -19,13 +19,14 @@ def val(
     data: Annotated[str | None, typer.Option(help="Shard set; by default the one the run was validated on.")] = None,
     split: Annotated[Literal["val", "train"], typer.Option(help="Which data of the run, without --data.")] = "val",
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the report; by default none is written.")] = None,
+    out: Annotated[str | None, typer.Option(help="Place for the report; by default none is written.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="COCO results JSON to judge instead of a model.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO keypoint JSON that --predictions belong to.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Validate a model on a shard set: COCO's AP and AR, PCK, precision, recall, F1."""
     from raypose import api
+    from raypose.storage import open_store
 
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or model is not None:
@@ -44,4 +45,4 @@ def val(
     for name, value in metrics.items():
         typer.echo(f"{name:<24}{'-' if value is None else f'{value:.4f}'}")
     if out is not None:
-        typer.echo(f"report: {out / 'index.html'}")
+        typer.echo(f"report: {open_store(out).place('index.html')}")

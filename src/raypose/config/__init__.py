@@ -1,6 +1,6 @@
 """The configuration of a run: one frozen, complete `RunConfig`, read from YAML and dotted overrides."""
 
-from raypose.config.load import dump_config, load_config
+from raypose.config.load import dump_config, load_config, parse_config
 from raypose.config.schema import (
     AugmentConfig,
     CheckpointConfig,
@@ -25,4 +25,5 @@ __all__ = [
     "ValConfig",
     "dump_config",
     "load_config",
+    "parse_config",
 ]

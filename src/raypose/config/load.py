@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from raypose.config.s3_url import hide_secrets
 from raypose.config.schema import RunConfig
 from raypose.errors import ConfigError
 
@@ -55,14 +56,24 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
     Raises ConfigError with one line for each problem, each with file and line or the override it came from.
     """
-    source = _Source() if path is None else _read_file(Path(path))
+    if path is None:
+        return _checked(_Source(), overrides, "command line")
+    return parse_config(_read_file(Path(path)), str(path), overrides)
+
+
+def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """`load_config` for a text that lies anywhere; `name` stands in front of its line numbers."""
+    return _checked(_parse(text, name), overrides, name)
+
+
+def _checked(source: _Source, overrides: Sequence[str], otherwise: str) -> RunConfig:
     for override in overrides:
         _apply_override(source, override)
     config: RunConfig | None = None
     try:
         config = RunConfig.model_validate(source.values)
     except ValidationError as error:
-        source.problems += _describe(error.errors(), source, "command line" if path is None else str(path))
+        source.problems += _describe(error.errors(), source, otherwise)
     if source.problems or config is None:
         raise ConfigError(source.problems)
     return config
@@ -73,54 +84,58 @@ def dump_config(config: RunConfig) -> str:
     return yaml.dump(config.model_dump(mode="json"), Dumper=_Dumper, sort_keys=False)
 
 
-def _read_file(path: Path) -> _Source:
+def _read_file(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
         raise ConfigError(f"{path}: cannot read the configuration: {reason}") from error
+
+
+def _parse(text: str, name: str) -> _Source:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return _Source()
         if not isinstance(root, yaml.MappingNode):
-            raise ConfigError(f"{path}: expected keys and values, such as 'name: demo'")
+            raise ConfigError(f"{name}: expected keys and values, such as 'name: demo'")
         source = _Source()
-        _collect_places(root, (), path, source)
+        _collect_places(root, (), name, source)
         source.values = loader.construct_document(root)
         return source
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: what `!!int x` comes to
         mark = getattr(error, "problem_mark", None)
-        where = f"{path}:{mark.line + 1}" if mark else str(path)
+        where = f"{name}:{mark.line + 1}" if mark else name
         what = getattr(error, "problem", None) or str(error).replace("\n", " ")
         raise ConfigError(f"{where}: not valid YAML: {what}") from error
 
 
-def _collect_places(node: yaml.MappingNode, prefix: KeyPath, path: Path, source: _Source) -> None:
+def _collect_places(node: yaml.MappingNode, prefix: KeyPath, name: str, source: _Source) -> None:
     seen: set[str] = set()
     for key_node, value_node in node.value:
         key = str(key_node.value)
-        place = f"{path}:{key_node.start_mark.line + 1}"
+        place = f"{name}:{key_node.start_mark.line + 1}"
         if key in seen:
             source.problems.append(f"{place}: {'.'.join((*prefix, key))}: given twice; keep one")
         seen.add(key)
         source.places[(*prefix, key)] = place
         # No setting lies deeper, and a file whose aliases form a ring would have no end.
         if isinstance(value_node, yaml.MappingNode) and len(prefix) < MAX_DEPTH:
-            _collect_places(value_node, (*prefix, key), path, source)
+            _collect_places(value_node, (*prefix, key), name, source)
 
 
 def _apply_override(source: _Source, override: str) -> None:
+    place = f"override {hide_secrets(override)!r}"
     dotted, separator, text = override.partition("=")
     keys = tuple(dotted.split("."))
     if not separator or not all(keys):
-        source.problems.append(f"override {override!r}: expected key.sub=value, such as train.epochs=2")
+        source.problems.append(f"{place}: expected key.sub=value, such as train.epochs=2")
         return
     try:
         value = yaml.load(text, Loader=_Loader) if text else None
     except (yaml.YAMLError, ValueError, RecursionError):
-        source.problems.append(f"override {override!r}: the value is not valid YAML; quote it")
+        source.problems.append(f"{place}: the value is not valid YAML; quote it")
         return
     target = source.values
     for key in keys[:-1]:
@@ -128,12 +143,12 @@ def _apply_override(source: _Source, override: str) -> None:
         if branch is None:
             branch = target[key] = {}
         if not isinstance(branch, dict):
-            source.problems.append(f"override {override!r}: {key} is a value, not a section")
+            source.problems.append(f"{place}: {key} is a value, not a section")
             return
         target = branch
     target[keys[-1]] = value
     source.places = {key: place for key, place in source.places.items() if key[: len(keys)] != keys}
-    source.places[keys] = f"override {override!r}"
+    source.places[keys] = place
 
 
 def _describe(details: Sequence[Mapping[str, Any]], source: _Source, otherwise: str) -> list[str]:

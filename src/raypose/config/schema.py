@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raypose.config.byte_size import ByteSize
+from raypose.config.s3_url import SCHEME, S3Location
+from raypose.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Gain = Annotated[float, Field(ge=0.0)]
@@ -21,6 +23,19 @@ STRIDE = 32
 """Pixels: every YOLO pose model wants image sides that are multiples of its largest stride."""
 
 DEFAULT_CACHE_BYTES = 50 * 2**30
+
+
+def _check_place(place: str) -> str:
+    if place.startswith(SCHEME):
+        try:
+            S3Location.parse(place)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+    return place
+
+
+Place = Annotated[str, AfterValidator(_check_place)]
+"""A local path or an `s3://bucket/prefix` URL, whose options are then checked."""
 
 
 class _Section(BaseModel):
@@ -37,14 +52,14 @@ class _Section(BaseModel):
 class ModelConfig(_Section):
     architecture: str = Field(default="yolo11n-pose", pattern=r"^yolo(v8|11|12|26)[nslmx]-pose$")
     """A pose architecture that Ultralytics ships: yolov8, yolo11, yolo12 or yolo26, sizes n to x."""
-    pretrained: str | None = None
+    pretrained: Place | None = None
     """Where the weights start: an Ultralytics `.pt`, or a raypose run or checkpoint. None starts from scratch."""
 
 
 class DataConfig(_Section):
-    train: str
+    train: Place
     """Folder of the training shard set, as `raypose data build` or `data import` wrote it."""
-    val: str
+    val: Place
     """Folder of the validation shard set."""
     shuffle_window: Annotated[int, Field(ge=1)] = 8192
     """Samples shuffled together. Larger mixes more, smaller keeps fewer shards open at a time."""
@@ -195,8 +210,8 @@ class RunConfig(_Section):
 
     name: str = Field(default="run", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
     """The run's folder below `storage`."""
-    storage: str = "runs"
-    """Folder that receives the run."""
+    storage: Place = "runs"
+    """Folder, or place in object storage, that receives the run."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig = TrainConfig()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -101,7 +102,7 @@ class _Loop:
         if interrupted and not self._is_over(progress):
             raise RunInterruptedError(
                 f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
-                f" 'raypose train --resume {parts.store.url}' continues"
+                f" continue with: raypose train --resume {shlex.quote(parts.store.url)}"
             )
         if epoch_ended:
             set_epoch(parts.model, epoch, config.train.epochs)

@@ -8,6 +8,7 @@ import logging
 import os
 import secrets
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -47,12 +48,12 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
     if not resume:
         store.write("config.yaml", dump_config(config).encode())
     _prepare_environment()
-    with _ray_cluster(config):
-        _fit(config, store, report)
+    with _ray_cluster(config), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
+        _fit(config, store, report, records)
     return dict(json.loads(store.read("summary.json")))
 
 
-def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
+def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) -> None:
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
@@ -73,7 +74,9 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
         run_config=RayRunConfig(
             # Every start is a new Ray run: what to continue from is decided by raypose's checkpoints alone.
             name=f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
-            storage_path=f"{store.url}/ray",
+            # Ray Train keeps the checkpoints here that are reported to it, and none is: what it does write, an empty
+            # marker of its own, needs no place that all nodes see, and no second way to reach a bucket.
+            storage_path=records,
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
         ),
     )
@@ -82,7 +85,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter) -> None:
     if outcome is not None:
         raise outcome
     if failure is not None:
-        raise TrainingError(f"{store.url}: {_last_line(failure)}; see {store.url}/ray and the Ray logs") from failure
+        raise TrainingError(f"{store.url}: {_last_line(failure)}; see the Ray logs") from failure
 
 
 def _watch(fit: Callable[[], object], monitor: Any, report: Reporter) -> BaseException | None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import shlex
 
-from raypose.checkpoint import CheckpointStore
+from raypose.checkpoint import CheckpointStore, locate_model
 from raypose.config import RunConfig
 from raypose.data.shard_set import ShardSet
 from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
@@ -42,9 +42,11 @@ def _settings_problems(config: RunConfig, known_metrics: list[str]) -> list[str]
             f"checkpoint.best_metric: validation measures no {config.checkpoint.best_metric!r};"
             f" choose one of {', '.join(known_metrics)}"
         )
-    pretrained = config.model.pretrained
-    if pretrained is not None and not Path(pretrained).exists():
-        problems.append(f"model.pretrained: {pretrained} does not exist")
+    if config.model.pretrained is not None:
+        try:
+            locate_model(config.model.pretrained)
+        except CheckpointError as error:
+            problems.append(f"model.pretrained: {error}")
     return problems
 
 
@@ -90,8 +92,8 @@ def _check_resumable(config: RunConfig, train_set: ShardSet, store: ObjectStore)
 def _check_unused(config: RunConfig, store: ObjectStore) -> None:
     if store.exists("config.yaml") or any(store.list("checkpoints/")):
         raise ConfigError(
-            f"{store.url}: there is a run of this name already; continue it with 'raypose train --resume {store.url}'"
-            f" or choose another name than {config.name!r}"
+            f"{store.url}: there is a run of this name already; choose another name than {config.name!r}, or"
+            f" continue it with: raypose train --resume {shlex.quote(store.url)}"
         )
 
 
@@ -100,4 +102,4 @@ def _check_writable(store: ObjectStore) -> None:
         store.write(".writable", b"")
         store.delete([".writable"])
     except StorageError as error:
-        raise StorageError(f"storage: {error}; choose a folder that can be written to") from error
+        raise StorageError(f"storage: {error}; choose a place that can be written to") from error

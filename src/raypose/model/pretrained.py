@@ -50,8 +50,8 @@ class TransferReport:
         return f"{line}, {len(listed)} did not fit: {', '.join(listed[:_LISTED])}{more}"
 
 
-def load_pretrained(model: nn.Module, path: str | Path) -> TransferReport:
-    """Copy every tensor whose name and shape fit into `model`.
+def load_pretrained(model: nn.Module, path: str | Path, *, named: str | None = None) -> TransferReport:
+    """Copy every tensor whose name and shape fit into `model`; `named` is what the report calls `path`.
 
     `path` is an Ultralytics `.pt`, a raypose checkpoint folder or its `state.safetensors`, or a run folder (its best
     weights). Raises CheckpointError when the file cannot be trusted or read, or when nothing fits.
@@ -70,7 +70,7 @@ def load_pretrained(model: nn.Module, path: str | Path) -> TransferReport:
         for name in dict.fromkeys((*found, *wanted))
         if name not in fitting
     }
-    return TransferReport(str(source), tuple(fitting), skipped)
+    return TransferReport(named or str(source), tuple(fitting), skipped)
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, ModelSpec, int]:

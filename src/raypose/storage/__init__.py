@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from raypose.errors import StorageError
 from raypose.storage.base import ObjectStore, StoredObject
 from raypose.storage.local import LocalStore
 
-__all__ = ["ObjectStore", "StoredObject", "is_remote", "open_parent", "open_store"]
+__all__ = ["ObjectStore", "StoredObject", "ancestry", "is_remote", "open_parent", "open_store"]
 
 
 def open_store(url: str) -> ObjectStore:
@@ -36,6 +37,18 @@ def open_parent(url: str) -> tuple[ObjectStore, str]:
     if not key:
         raise StorageError(f"{url}: names a whole bucket; add the name of what is meant")
     return open_store(replace(location, prefix=parent).url), key
+
+
+def ancestry(url: str) -> Iterator[ObjectStore]:
+    """The store that `url` names and those of all places above it, innermost first."""
+    if not is_remote(url):
+        path = Path(url).expanduser().absolute()
+        yield from (LocalStore(folder) for folder in (path, *path.parents))
+        return
+    location = S3Location.parse(url)
+    parts = location.prefix.split("/") if location.prefix else []
+    for depth in range(len(parts), -1, -1):
+        yield open_store(replace(location, prefix="/".join(parts[:depth])).url)
 
 
 def is_remote(url: str) -> bool:

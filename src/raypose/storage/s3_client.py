@@ -16,7 +16,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from raypose.config.s3_url import S3Location
-from raypose.errors import StorageError
+from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.s3_errors import S3_ERRORS, explain, is_transient
 
 CONNECTIONS = 32
@@ -70,7 +70,8 @@ class S3Connection:
                     raise StorageError(f"{doing}: {found}") from error
                 left_s = deadline - time.monotonic()
                 if left_s <= 0:
-                    raise StorageError(f"{doing}: {found} (tried for {self._location.deadline_s:g} s)") from error
+                    patience = f"tried for {self._location.deadline_s:g} s"
+                    raise StorageUnavailableError(f"{doing}: {found} ({patience})") from error
                 if not warned:
                     _LOG.warning("%s: %s; trying again for %.0f s", doing, found, left_s)
                     warned = True
