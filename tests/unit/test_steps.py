@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raypose.data import plan as plan_module
-from raypose.data.plan import Plan, sample_refs
+from raypose.data.plan import Plan, SampleRef, sample_refs
 from raypose.data.ring import random_order
 from raypose.data.steps import worker_steps
+from raypose.engine.world import World
 
 
 @given(
@@ -61,3 +62,34 @@ def test_each_window_is_shuffled_once_and_few_in_a_step(monkeypatch: pytest.Monk
     assert set(shuffled.values()) == {1}
     assert max(in_step) <= 2
     assert shuffled.total() >= 60 * 12
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=8).filter(any),
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 70),
+    st.lists(st.tuples(st.integers(1, 6), st.integers(0, 12), st.integers(0, 5)), min_size=1, max_size=6),
+)
+def test_any_history_of_workers_and_kills_reads_what_one_uninterrupted_worker_reads(
+    sizes: list[int], lanes: int, micro_batch: int, window: int, history: list[tuple[int, int, int]]
+) -> None:
+    def new_plan() -> Plan:
+        return Plan(sizes, seed=5, batch=lanes * micro_batch, lanes=lanes, window=window)
+
+    read: list[SampleRef] = []
+    step = 0
+    for workers, steps, unsaved_steps in history:
+        size = min(workers, lanes)
+        own_steps = [
+            list(itertools.islice(worker_steps(new_plan(), World(rank, size).lanes(lanes), step), steps))
+            for rank in range(size)
+        ]
+        # Killed: what was read since the last checkpoint is read again by whoever comes next.
+        saved_steps = max(0, steps - unsaved_steps)
+        for of_workers in list(zip(*own_steps, strict=True))[:saved_steps]:
+            read.extend(sample_refs(np.concatenate(of_workers).reshape(-1)))
+        step += saved_steps
+
+    alone = new_plan()
+    assert read == [ref for s in range(step) for lane in range(lanes) for ref in alone.references(s, lane)]
