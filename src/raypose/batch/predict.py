@@ -3,22 +3,29 @@
 from __future__ import annotations
 
 import json
+import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, Self
 
 import cv2
 
 from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open_source
 from raypose.errors import ConfigError, DataError, StorageError
+from raypose.storage import ObjectStore, ancestry, open_store, require_writable
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import draw_poses, encode_jpeg
 
 PREDICTIONS_FILE = "predictions.jsonl"
 PICTURES_FOLDER = "pictures"
+_WRITERS = 4
+_PENDING = 16
+"""Pictures that wait to be written before prediction waits for them."""
 
 
 class _Spec(Protocol):
@@ -44,7 +51,7 @@ class PredictSummary:
     people: int
     failures: tuple[str, ...]
     wall_s: float
-    out: Path
+    out: str
 
     @property
     def images_per_second(self) -> float:
@@ -61,31 +68,34 @@ class PredictSummary:
 def predict_source(
     predictor: PosePredictor,
     source: str,
-    out: Path,
+    out: str | Path,
     *,
     skeleton: Skeleton,
     pictures: bool = True,
     batch: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PredictSummary:
-    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 for a video.
+    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 for a video to `out`.
 
-    An image that cannot be read is counted in the summary, the others go on. `on_progress` hears how many images
-    are done, and how many there are (0 where a video does not say). `predictions.jsonl` appears when all is done.
+    `source` and `out` are paths or `s3://` URLs. An image that cannot be read is counted in the summary, the others go
+    on. `on_progress` hears how many images are done, and how many there are (0 where a video does not say).
+    `predictions.jsonl` appears when all is done.
     """
     if batch < 1:
         raise ConfigError(f"batch {batch} predicts nothing; use 1 or more")
     opened = open_source(source)
-    drawing = _picture_writer(opened, out / PICTURES_FOLDER, skeleton) if pictures else None
-    _make_folder(out)
-    partial = out / f"{PREDICTIONS_FILE}.partial"
+    store = open_store(str(out))
+    pictures_store = store.child(PICTURES_FOLDER)
+    if pictures:
+        _refuse_to_overwrite(opened, pictures_store)
+    require_writable(store)
     failures: list[str] = []
     images = people = 0
     started_s = time.perf_counter()
     with ExitStack() as stack:
+        drawing = stack.enter_context(_picture_writer(opened, pictures_store, skeleton)) if pictures else None
+        partial = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raypose-predict-")), PREDICTIONS_FILE)
         lines = stack.enter_context(partial.open("w", encoding="utf-8"))
-        if drawing:
-            stack.callback(drawing.close)
         for frames in _batches(opened, batch, failures):
             for frame, poses in zip(frames, predictor.predict([frame.image_HW3 for frame in frames]), strict=True):
                 record = _record(frame, poses, skeleton, predictor.spec.class_names)
@@ -98,8 +108,11 @@ def predict_source(
             images += len(frames)
             if on_progress:
                 on_progress(images + len(failures), len(opened))
-    partial.replace(out / PREDICTIONS_FILE)
-    return PredictSummary(images, people, tuple(failures), time.perf_counter() - started_s, out)
+        if drawing:
+            drawing.finish()
+        lines.close()
+        store.upload(partial, PREDICTIONS_FILE)
+    return PredictSummary(images, people, tuple(failures), time.perf_counter() - started_s, str(out))
 
 
 def _batches(source: ImageFiles | VideoFile, batch: int, failures: list[str]) -> Iterator[list[Frame]]:
@@ -138,46 +151,72 @@ class _PictureWriter(Protocol):
     def add(self, frame: Frame, poses: Poses) -> None:
         """Draw one frame and keep it."""
 
-    def close(self) -> None:
-        """Finish what was written."""
+    def finish(self) -> None:
+        """Return once everything is kept."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of what is open, also after an error."""
 
 
-def _picture_writer(source: ImageFiles | VideoFile, folder: Path, skeleton: Skeleton) -> _PictureWriter:
-    root = source.path.parent if isinstance(source, VideoFile) else source.root
-    if root.resolve().is_relative_to(folder.resolve()):
-        raise DataError(f"{root}: pictures would be written to {folder} and overwrite it; choose another output folder")
+def _refuse_to_overwrite(source: ImageFiles | VideoFile, pictures: ObjectStore) -> None:
+    root = source.store.url if isinstance(source, ImageFiles) else str(source.path.parent)
+    if any(above.url == pictures.url for above in ancestry(root)):
+        raise DataError(
+            f"{root}: pictures would be written to {pictures.url} and overwrite it; choose another output folder"
+        )
+
+
+def _picture_writer(source: ImageFiles | VideoFile, store: ObjectStore, skeleton: Skeleton) -> _PictureWriter:
     if isinstance(source, VideoFile):
-        return _VideoPictures(folder / f"{source.path.stem}.mp4", source.fps, skeleton)
-    return _JpegPictures(folder, skeleton)
+        return _VideoPictures(store, f"{source.path.stem}.mp4", source.fps, skeleton)
+    return _JpegPictures(store, skeleton)
 
 
 class _JpegPictures:
-    """One .jpg for each image, at the image's own path below the folder."""
+    """One .jpg for each image, at the image's own path; drawn and written in threads, beside prediction."""
 
-    def __init__(self, folder: Path, skeleton: Skeleton) -> None:
-        self._folder = folder
+    def __init__(self, store: ObjectStore, skeleton: Skeleton) -> None:
+        self._store = store
         self._skeleton = skeleton
-        self._taken: set[Path] = set()
+        self._taken: set[str] = set()
+        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="raypose-pictures")
+        self._pending: deque[Future[None]] = deque()
 
     def add(self, frame: Frame, poses: Poses) -> None:
-        path = self._folder / Path(frame.name).with_suffix(".jpg")
-        if path in self._taken:  # a.png beside a.jpg
-            path = self._folder / f"{frame.name}.jpg"
-        self._taken.add(path)
-        _make_folder(path.parent)
-        path.write_bytes(encode_jpeg(draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)))
+        key = str(PurePosixPath(frame.name).with_suffix(".jpg"))
+        if key in self._taken:  # a.png beside a.jpg
+            key = f"{frame.name}.jpg"
+        self._taken.add(key)
+        self._pending.append(self._pool.submit(self._draw, key, frame, poses))
+        if len(self._pending) > _PENDING:
+            self._pending.popleft().result()
 
-    def close(self) -> None:
-        """Nothing to do: a picture is complete once it was added."""
+    def finish(self) -> None:
+        while self._pending:
+            self._pending.popleft().result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(cancel_futures=True)
+
+    def _draw(self, key: str, frame: Frame, poses: Poses) -> None:
+        self._store.write(key, encode_jpeg(draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)))
 
 
 class _VideoPictures:
     """All frames as one video of the source's frame rate."""
 
-    def __init__(self, path: Path, fps: float, skeleton: Skeleton) -> None:
-        self._path = path
+    def __init__(self, store: ObjectStore, key: str, fps: float, skeleton: Skeleton) -> None:
+        self._store = store
+        self._key = key
         self._fps = fps
         self._skeleton = skeleton
+        self._folder = tempfile.TemporaryDirectory(prefix="raypose-video-")
+        self._path = Path(self._folder.name, key)
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: Frame, poses: Poses) -> None:
@@ -186,20 +225,21 @@ class _VideoPictures:
             self._writer = self._open(drawn_HW3.shape[1], drawn_HW3.shape[0])
         self._writer.write(cv2.cvtColor(drawn_HW3, cv2.COLOR_RGB2BGR))
 
-    def close(self) -> None:
+    def finish(self) -> None:
         if self._writer is not None:
             self._writer.release()
+            self._store.upload(self._path, self._key)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._writer is not None:
+            self._writer.release()
+        self._folder.cleanup()
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        _make_folder(self._path.parent)
         writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
         if not writer.isOpened():
             raise StorageError(f"{self._path}: cannot write a {width}x{height} video here; try with pictures off")
         return writer
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise StorageError(f"{folder}: cannot be made ({error.strerror}); choose another output folder") from error

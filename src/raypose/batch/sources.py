@@ -5,13 +5,17 @@ from __future__ import annotations
 import glob
 import math
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import tempfile
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
 
 import cv2
 
-from raypose.errors import DataError
+from raypose.errors import DataError, StorageError, StorageUnavailableError
+from raypose.storage import ObjectStore, is_remote, open_parent, open_store
 from raypose.structures import ImageArray
 from raypose.vision.decode import decode_rgb
 
@@ -21,6 +25,8 @@ VIDEO_SUFFIXES = frozenset({".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v"})
 # FFmpeg, inside OpenCV, would print what it finds in a broken video beside the error that says it. Read at first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+_READERS = 8
+_READ_AHEAD = 16
 _USUAL_FPS = 25.0
 _COMPLETE = 0.9
 """Containers state their frame count only roughly; a video that yields less than this share of it was cut off."""
@@ -45,33 +51,51 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class ImageFiles:
-    """Image files below a folder, in order of their names."""
+    """Images of a folder or of a place in object storage, in order of their names."""
 
-    root: Path
-    paths: tuple[Path, ...]
+    store: ObjectStore
+    keys: tuple[str, ...]
 
     def __len__(self) -> int:
-        return len(self.paths)
+        return len(self.keys)
 
     def __iter__(self) -> Iterator[Frame | Unreadable]:
-        for index, path in enumerate(self.paths):
-            name = path.relative_to(self.root).as_posix()
+        """Reads and decodes ahead in threads: an object store takes its time for each image, however small."""
+        with ThreadPoolExecutor(_READERS, thread_name_prefix="raypose-read") as pool:
+            ahead: deque[Future[Frame | Unreadable]] = deque()
             try:
-                yield Frame(name, index, decode_rgb(path.read_bytes(), str(path)))
-            except DataError as error:
-                yield Unreadable(name, error)
-            except OSError as error:
-                reason = error.strerror or type(error).__name__
-                yield Unreadable(name, DataError(f"{path}: cannot be read ({reason}); check the file"))
+                for index, key in enumerate(self.keys):
+                    ahead.append(pool.submit(self._read, index, key))
+                    if len(ahead) > _READ_AHEAD:
+                        yield ahead.popleft().result()
+                while ahead:
+                    yield ahead.popleft().result()
+            finally:
+                for future in ahead:
+                    future.cancel()
+
+    def _read(self, index: int, key: str) -> Frame | Unreadable:
+        try:
+            return Frame(key, index, decode_rgb(self.store.read(key), self.store.place(key)))
+        except StorageUnavailableError:
+            raise
+        except DataError as error:
+            return Unreadable(key, error)
+        except StorageError as error:
+            return Unreadable(key, DataError(str(error)))
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFile:
-    """A video. `stated_frames` is what its container says, 0 where it does not."""
+    """A video. `stated_frames` is what its container says, 0 where it does not.
+
+    `fetched` holds the file of a video that was fetched from object storage, and goes with it.
+    """
 
     path: Path
     fps: float
     stated_frames: int
+    fetched: tempfile.TemporaryDirectory[str] | None = None
 
     def __len__(self) -> int:
         return self.stated_frames
@@ -94,39 +118,60 @@ class VideoFile:
 
 
 def open_source(source: str) -> ImageFiles | VideoFile:
-    """An image file, a folder (searched recursively), a glob or a video file.
+    """An image, a folder (searched recursively) or a video, by path or `s3://` URL; or a glob of local files.
 
     Raises DataError when nothing is there or nothing in it is an image or video. Hidden files are left out.
     """
+    if is_remote(source):
+        return _remote_source(source)
     path = Path(source).expanduser()
     if path.is_dir():
-        return _image_files(source, path, path.rglob("*"))
+        store = open_store(str(path))
+        return _image_files(source, store, (entry.key for entry in store.list()))
     if path.is_file():
-        return _single_file(path)
+        return _single_file(source)
     if glob.has_magic(source):
+        root = _fixed_part(path)
         # Unlike Path.glob, a trailing ** also means files, as it does in a shell.
-        matches = glob.glob(str(path), recursive=True)  # noqa: PTH207
-        return _image_files(source, _fixed_part(path), map(Path, matches))
+        matches = map(Path, glob.glob(str(path), recursive=True))  # noqa: PTH207
+        keys = sorted(match.relative_to(root).as_posix() for match in matches if match.is_file())
+        return _image_files(source, open_store(str(root)), keys)
     raise DataError(f"{source}: no such file or folder; give an image, a folder, a glob in quotes or a video")
 
 
-def _single_file(path: Path) -> ImageFiles | VideoFile:
-    suffix = path.suffix.lower()
+def _remote_source(url: str) -> ImageFiles | VideoFile:
+    folder = open_store(url)
+    keys = [entry.key for entry in folder.list()]
+    if keys:
+        return _image_files(url, folder, keys)
+    parent, name = open_parent(url)
+    if parent.exists(name):
+        return _single_file(url)
+    raise DataError(f"{url}: no such object, and none below it; give an image, a video or the place of many images")
+
+
+def _single_file(source: str) -> ImageFiles | VideoFile:
+    store, name = open_parent(source)
+    suffix = PurePosixPath(name).suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        return ImageFiles(path.parent, (path,))
+        return ImageFiles(store, (name,))
     if suffix in VIDEO_SUFFIXES:
-        return _video_file(path)
+        if not is_remote(source):
+            return _video_file(Path(source).expanduser())
+        fetched = tempfile.TemporaryDirectory(prefix="raypose-video-")
+        store.download(name, Path(fetched.name, name))
+        return replace(_video_file(Path(fetched.name, name)), fetched=fetched)
     known = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
-    raise DataError(f"{path}: suffix {suffix or 'missing'!r} is neither image nor video; expected one of {known}")
+    raise DataError(f"{source}: suffix {suffix or 'missing'!r} is neither image nor video; expected one of {known}")
 
 
-def _image_files(source: str, root: Path, candidates: Iterator[Path]) -> ImageFiles:
-    found = [path for path in candidates if path.is_file() and not _hidden(path.relative_to(root))]
-    images = sorted(path for path in found if path.suffix.lower() in IMAGE_SUFFIXES)
+def _image_files(source: str, store: ObjectStore, keys: Iterable[str]) -> ImageFiles:
+    found = [key for key in keys if not _hidden(key)]
+    images = tuple(key for key in found if PurePosixPath(key).suffix.lower() in IMAGE_SUFFIXES)
     if images:
-        return ImageFiles(root, tuple(images))
-    videos = sorted(path for path in found if path.suffix.lower() in VIDEO_SUFFIXES)
-    hint = f"predict videos one at a time, such as {videos[0]}" if videos else "check the path"
+        return ImageFiles(store, images)
+    videos = [key for key in found if PurePosixPath(key).suffix.lower() in VIDEO_SUFFIXES]
+    hint = f"predict videos one at a time, such as {store.place(videos[0])}" if videos else "check the path"
     raise DataError(f"{source}: {len(found)} files, none of them an image ({' '.join(sorted(IMAGE_SUFFIXES))}); {hint}")
 
 
@@ -148,5 +193,5 @@ def _fixed_part(pattern: Path) -> Path:
     return Path(*parts[:wild])
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def _hidden(key: str) -> bool:
+    return any(part.startswith(".") for part in key.split("/"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,9 +10,9 @@ from raypose.errors import DataError
 
 
 def predict(
-    source: Annotated[str, typer.Argument(help="Image, folder, glob in quotes, or video.")],
-    model: Annotated[str, typer.Option(help="Run, checkpoint, .pt or exported model.")],
-    out: Annotated[Path, typer.Option(help="Folder for predictions.jsonl and the pictures.")] = Path("predictions"),
+    source: Annotated[str, typer.Argument(help="Image, folder or video, by path or s3:// URL; or a glob in quotes.")],
+    model: Annotated[str, typer.Option(help="Run, checkpoint, .pt or exported model, by path or s3:// URL.")],
+    out: Annotated[str, typer.Option(help="Place for predictions.jsonl and the pictures.")] = "predictions",
     conf: Annotated[float, typer.Option(min=0.0, max=1.0, help="Least confidence of a person.")] = 0.25,
     iou: Annotated[float, typer.Option(min=0.0, max=1.0, help="IoU above which the worse box goes.")] = 0.7,
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,

@@ -7,9 +7,9 @@ import shlex
 from raypose.checkpoint import CheckpointStore, locate_model
 from raypose.config import RunConfig
 from raypose.data.shard_set import ShardSet
-from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
+from raypose.errors import CheckpointError, ConfigError, DataError
 from raypose.evaluate import evaluate
-from raypose.storage import ObjectStore
+from raypose.storage import ObjectStore, require_writable
 from raypose.structures import ImageResult, People, Poses
 
 
@@ -24,7 +24,7 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
         _check_resumable(config, train_set, store)
     else:
         _check_unused(config, store)
-    _check_writable(store)
+    require_writable(store)
 
 
 def metric_names(val_set: ShardSet) -> list[str]:
@@ -95,11 +95,3 @@ def _check_unused(config: RunConfig, store: ObjectStore) -> None:
             f"{store.url}: there is a run of this name already; choose another name than {config.name!r}, or"
             f" continue it with: raypose train --resume {shlex.quote(store.url)}"
         )
-
-
-def _check_writable(store: ObjectStore) -> None:
-    try:
-        store.write(".writable", b"")
-        store.delete([".writable"])
-    except StorageError as error:
-        raise StorageError(f"storage: {error}; choose a place that can be written to") from error

@@ -7,11 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from raypose.config.s3_url import SCHEME, S3Location, hide_secrets
-from raypose.errors import StorageError
+from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.base import ObjectStore, StoredObject
 from raypose.storage.local import LocalStore
 
-__all__ = ["ObjectStore", "StoredObject", "ancestry", "is_remote", "open_parent", "open_store"]
+__all__ = ["ObjectStore", "StoredObject", "ancestry", "is_remote", "open_parent", "open_store", "require_writable"]
+
+_PROBE = ".writable"
 
 
 def open_store(url: str) -> ObjectStore:
@@ -49,6 +51,17 @@ def ancestry(url: str) -> Iterator[ObjectStore]:
     parts = location.prefix.split("/") if location.prefix else []
     for depth in range(len(parts), -1, -1):
         yield open_store(replace(location, prefix="/".join(parts[:depth])).url)
+
+
+def require_writable(store: ObjectStore) -> None:
+    """Raise StorageError now rather than after hours of work whose results could not be kept."""
+    try:
+        store.write(_PROBE, b"")
+        store.delete([_PROBE])
+    except StorageUnavailableError:
+        raise
+    except StorageError as error:
+        raise StorageError(f"{error}; choose a place that can be written to") from error
 
 
 def is_remote(url: str) -> bool:
