@@ -141,7 +141,8 @@ def _edges(drawing: str, names: tuple[str, ...], where: str) -> tuple[tuple[int,
         for element in elements
         if element.get("data-label-name") in index_of
     }
-    ends = ((line.get("data-node-from"), line.get("data-node-to")) for line in elements)
+    lines = [line for line in elements if line.get("data-type") == "edge"]
+    ends = ((line.get("data-node-from"), line.get("data-node-to")) for line in lines)
     return tuple((node_of[start], node_of[end]) for start, end in ends if start in node_of and end in node_of)
 
 
@@ -161,7 +162,10 @@ def _skeleton(labels: _Labels, images: Iterable[DrawnImage], where: str) -> tupl
         )
         names, notes = tuple(f"keypoint_{k}" for k in range(sizes[0])), ["point sets have no names: numbered"]
     sigmas = sigmas_from_names(names)
-    skeleton = Skeleton(names, labels.edges, flip_pairs_from_names(names), sigmas)
+    try:
+        skeleton = Skeleton(names, labels.edges, flip_pairs_from_names(names), sigmas)
+    except DataError as error:
+        raise DataError(f"{where}: {error}") from error
     known = "COCO's constants, by keypoint name" if sigmas else "none, not known by keypoint name"
     return skeleton, [*notes, f"OKS sigmas: {known}", f"flip pairs, by keypoint name: {len(skeleton.flip_pairs)}"]
 

@@ -190,7 +190,10 @@ def _skeleton(tasks: list[_Task], stated: tuple[str, ...], where: str) -> tuple[
         return COCO_PERSON, ["skeleton: COCO's 17 keypoints"]
     names = stated or tuple(sorted(used))
     order = "as given" if stated else "in the order of the alphabet (--keypoints gives another)"
-    skeleton = Skeleton(names, (), flip_pairs_from_names(names), sigmas_from_names(names))
+    try:
+        skeleton = Skeleton(names, (), flip_pairs_from_names(names), sigmas_from_names(names))
+    except DataError as error:
+        raise DataError(f"{where}: --keypoints {','.join(stated)}: {error}") from error
     return skeleton, [
         f"skeleton: {len(names)} keypoints {order}, without edges: {', '.join(names)}",
         f"OKS sigmas: {'by keypoint name' if skeleton.sigmas else 'none, not known by keypoint name'}",
@@ -242,7 +245,9 @@ def _path_in(reference: str) -> str:
         return ""
     if parsed.scheme == "data":
         return ""
-    return parse_qs(parsed.query).get("d", [unquote(parsed.path)])[0].lstrip("/")
+    is_served = parsed.path.rstrip("/").endswith("/local-files")
+    path = parse_qs(parsed.query).get("d", [""])[0] if is_served else unquote(parsed.path)
+    return path.lstrip("/")
 
 
 def _says_hidden(result: _Raw) -> bool:
