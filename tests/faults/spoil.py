@@ -33,23 +33,31 @@ def write(name: str, content: str | bytes) -> Spoil:
     return lambda root: (root / name).write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def _the(root: Path, name: str) -> Path:
+    """The one file of this name, which may be a pattern."""
+    (path,) = root.glob(name)
+    return path
+
+
 def remove(name: str) -> Spoil:
-    return lambda root: (root / name).unlink()
+    return lambda root: _the(root, name).unlink()
 
 
 def cut(name: str, keep: float) -> Spoil:
     def spoil(root: Path) -> None:
-        content = (root / name).read_bytes()
-        (root / name).write_bytes(content[: int(len(content) * keep)])
+        path = _the(root, name)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * keep)])
 
     return spoil
 
 
 def flip_byte(name: str, at: int) -> Spoil:
     def spoil(root: Path) -> None:
-        content = bytearray((root / name).read_bytes())
+        path = _the(root, name)
+        content = bytearray(path.read_bytes())
         content[at] ^= 1
-        (root / name).write_bytes(content)
+        path.write_bytes(content)
 
     return spoil
 

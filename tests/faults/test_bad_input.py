@@ -40,7 +40,8 @@ FAILED, BAD_USAGE, BAD_DATA = 1, 2, 3
 
 ROW = "yolo/labels/train/synth-000000.txt"
 STATE = "runs/begun/checkpoints/step-00000001/state.json"
-SHARD = "shard-000000.pkl"
+SHARD = "shard-000000-"
+"""How the name of a first shard begins; the digest of its bytes follows."""
 
 BUILD = "data build people set"
 IMPORT_COCO = "data import coco --images people/images --annotations coco.json --out set"
@@ -133,9 +134,7 @@ FOLDERS = {
     "dataset.yaml with a 30th of February": folder(
         write("people/dataset.yaml", "classes: 2026-02-30"), "not valid YAML"
     ),
-    "no folder of labels": folder(
-        lambda root: shutil.rmtree(root / "people/labels"), "people/labels: no such folder"
-    ),
+    "no folder of labels": folder(lambda root: shutil.rmtree(root / "people/labels"), "people/labels: no such folder"),
 }
 
 SETTINGS = {
@@ -197,10 +196,15 @@ FOREIGN = {
 
 SHARD_SETS = {
     "shard with a flipped byte": data(
-        "data verify train", f"{SHARD}, record 0", "CRC-32", "2 faults; fetch", spoil=flip_byte(f"train/{SHARD}", 100)
+        "data verify train",
+        f"{SHARD}",
+        ".pkl, record 0",
+        "CRC-32",
+        "2 faults; fetch",
+        spoil=flip_byte(f"train/{SHARD}*", 100),
     ),
-    "shard that is missing": data("data verify train", SHARD, "it is missing", spoil=remove(f"train/{SHARD}")),
-    "shard that ends early": data("data stats train", SHARD, "no valid footer", spoil=cut(f"train/{SHARD}", 0.7)),
+    "shard that is missing": data("data verify train", SHARD, "it is missing", spoil=remove(f"train/{SHARD}*")),
+    "shard that ends early": data("data stats train", SHARD, "no valid footer", spoil=cut(f"train/{SHARD}*", 0.7)),
     "manifest that points outside": data(
         "data stats train",
         "train/manifest.json",
@@ -220,7 +224,7 @@ RUNS = {
     "neither file nor run": usage("train", "name a YAML file", "--resume RUN"),
     "unknown best metric": usage("train run.yaml checkpoint.best_metric=ap", "no 'ap'", "pose_ap"),
     "pretrained weights that are not there": usage(
-        "train run.yaml model.pretrained=no.pt", "model.pretrained", "no.pt does not exist"
+        "train run.yaml model.pretrained=no.pt", "model.pretrained", "no.pt: no such run, checkpoint or weights file"
     ),
     "batch larger than the training set": usage(
         "train run.yaml train.batch=8", "8 images is more than the 6 of data.train; use 6 or fewer"
@@ -279,7 +283,7 @@ MODELS = {
         "predict film.mp4 --model {model}", "film.mp4: cannot be opened", spoil=write("film.mp4", "not a film")
     ),
     "predictions in place of a file": failed(
-        "predict people/images --model {model} --out coco.json", "coco.json: cannot be made"
+        "predict people/images --model {model} --out coco.json", "coco.json", "choose a place that can be written to"
     ),
     "schema in no folder": failed("config schema --out no/where.json", "no/where.json: cannot write"),
 }

@@ -21,6 +21,7 @@ from PIL import Image
 
 from raypose.data import shard_set as shard_set_module
 from raypose.data.build import build_shard_set
+from raypose.data.build.cut import RECORD_BYTES
 from raypose.data.importers import source_of
 from raypose.data.manifest import Counts, Manifest, ShardInfo, read_manifest
 from raypose.data.shard import ShardReader, ShardWriter
@@ -76,7 +77,8 @@ def built(tmp_path: Path) -> Path:
     """A set of 12 samples, three to a shard."""
     out = tmp_path / "set"
     samples = [sample(index, people=index % 3) for index in range(12)]
-    build_shard_set(source_of(samples, SKELETON, ("person",)), str(out), shard_bytes=2 * len(samples[0].image) + 1)
+    third = 2 * (len(samples[0].image) + RECORD_BYTES) + 1
+    build_shard_set(source_of(samples, SKELETON, ("person",)), str(out), shard_bytes=third)
     return out
 
 

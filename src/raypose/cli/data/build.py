@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,24 +11,37 @@ import typer
 from raypose.cli.data.progress import show_progress
 
 if TYPE_CHECKING:
+    from raypose.data.build import Runner
     from raypose.data.importers import LabelledSource
     from raypose.data.manifest import Manifest
 
-OutOption = Annotated[str, typer.Option(help="Folder that receives the shard set.")]
-ShardMib = Annotated[int, typer.Option(min=1, help="MiB after which a shard is full.")]
+OutOption = Annotated[str, typer.Option(help="Folder or s3:// URL that receives the shard set.")]
+ShardMib = Annotated[int, typer.Option(min=1, help="MiB of images after which a shard is full.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the shard set that is there.")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Processes, or Ray tasks at a time.", show_default="all cores")
+]
+OnRay = Annotated[
+    bool | None,
+    typer.Option("--ray/--no-ray", help="Spread the work over a Ray cluster.", show_default="if RAY_ADDRESS is set"),
+]
 
 
 def build(
     src: Annotated[str, typer.Argument(help="Folder or s3:// URL with images/, labels/ and dataset.yaml.")],
-    out: Annotated[str, typer.Argument(help="Folder that receives the shard set.")],
+    out: Annotated[str, typer.Argument(help="Folder or s3:// URL that receives the shard set.")],
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
-    """Check a folder of images and label pickles and write it as a shard set."""
+    """Check a folder of images and label pickles and write it as a shard set.
+
+    Killed half-way, the same command goes on where it was.
+    """
     from raypose.data.importers.folder import read_folder
 
-    build_from(read_folder(src), out, shard_mib, overwrite)
+    build_from(read_folder(src), out, shard_mib, overwrite, workers, ray)
 
 
 def synth(
@@ -46,7 +60,15 @@ def synth(
     typer.echo(f"wrote {samples:,} images with labels to {out}; next: raypose data build {out} SHARDS")
 
 
-def build_from(source: LabelledSource, out: str, shard_mib: int, overwrite: bool) -> None:
+def build_from(
+    source: LabelledSource,
+    out: str,
+    shard_mib: int,
+    overwrite: bool,
+    workers: int | None = None,
+    ray: bool | None = None,
+) -> None:
+    """Build and say what came of it; see the options above."""
     from raypose.data.build import build_shard_set
 
     for note in source.notes:
@@ -57,7 +79,9 @@ def build_from(source: LabelledSource, out: str, shard_mib: int, overwrite: bool
             out,
             shard_bytes=shard_mib << 20,
             overwrite=overwrite,
+            runner=_runner(workers, ray),
             progress=progress,
+            say=typer.echo,
         )
     counts = manifest.counts
     typer.echo(
@@ -69,3 +93,14 @@ def build_from(source: LabelledSource, out: str, shard_mib: int, overwrite: bool
 
 def shards_in_words(manifest: Manifest) -> str:
     return "1 shard" if len(manifest.shards) == 1 else f"{len(manifest.shards):,} shards"
+
+
+def _runner(workers: int | None, ray: bool | None) -> Runner:
+    if "RAY_ADDRESS" in os.environ if ray is None else ray:
+        from raypose.launch.spread import RayTasks
+
+        return RayTasks(workers)
+    from raypose.data.build import LocalProcesses
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return LocalProcesses(workers or cores)

@@ -3,31 +3,69 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections import deque
+from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 _PLAIN_LINE_EVERY_S = 10.0
+_RATE_OVER_S = 60.0
+"""A rate is taken over this long: what an earlier attempt had finished flies past, and should not count for ever."""
+
+
+class Advance(Protocol):
+    """Hears the images that are done and, where the command knows them, the bytes."""
+
+    def __call__(self, done: int, done_bytes: int = 0, /) -> None: ...
 
 
 @contextmanager
-def show_progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A callback for the number done: a bar with rate on a terminal, now and then a line elsewhere."""
+def show_progress(what: str, total: int) -> Iterator[Advance]:
+    """A callback for what is done: a bar with rate and time left on a terminal, now and then a line elsewhere."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
     console = Console(stderr=True)
     columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    started_s = last_line_s = time.monotonic()
-    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+    pace = Pace(total)
+    pace.add(time.monotonic(), 0, 0)
+    last_line_s = time.monotonic()
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=total, rate="")
 
-        def advance(done: int) -> None:
+        def advance(done: int, done_bytes: int = 0, /) -> None:
             nonlocal last_line_s
             now_s = time.monotonic()
-            rate = f"{done / max(now_s - started_s, 1e-6):,.0f} images/s"
-            bar.update(task, completed=done, rate=rate)
+            pace.add(now_s, done, done_bytes)
+            bar.update(task, completed=done, rate=str(pace))
             if not console.is_terminal and now_s - last_line_s >= _PLAIN_LINE_EVERY_S:
                 last_line_s = now_s
-                console.print(f"{what}: {done:,} of {total:,}, {rate}", highlight=False)
+                console.print(f"{what}: {done:,} of {total:,}, {pace}", highlight=False, soft_wrap=True)
 
         yield advance
+
+
+@dataclass(slots=True)
+class Pace:
+    """Rates and the time left, from what was done by when; reads as `120 images/s, 14.2 MB/s, 0:02:10 left`."""
+
+    total: int
+    marks: deque[tuple[float, int, int]] = field(default_factory=deque)
+
+    def add(self, now_s: float, done: int, done_bytes: int) -> None:
+        self.marks.append((now_s, done, done_bytes))
+        while len(self.marks) > 2 and now_s - self.marks[1][0] > _RATE_OVER_S:
+            self.marks.popleft()
+
+    def __str__(self) -> str:
+        (start_s, first, first_bytes), (now_s, done, done_bytes) = self.marks[0], self.marks[-1]
+        seconds = max(now_s - start_s, 1e-6)
+        images_per_s = (done - first) / seconds
+        parts = [f"{images_per_s:,.0f} images/s"]
+        if done_bytes:
+            parts.append(f"{(done_bytes - first_bytes) / 1e6 / seconds:,.1f} MB/s")
+        if images_per_s > 0:
+            minutes, rest_s = divmod(round((self.total - done) / images_per_s), 60)
+            parts.append(f"{minutes // 60}:{minutes % 60:02}:{rest_s:02} left")
+        return ", ".join(parts)

@@ -114,7 +114,7 @@ def _read_settings(store: ObjectStore) -> LabelSettings:
         class_names=class_table(raw.get("classes"), f"{path}: classes"),
         skeleton=_skeleton(raw.get("skeleton"), path),
         is_normalised=coordinates != "pixels",
-        skip_keys=frozenset(str(key) for key in skip_keys),
+        skip_keys=tuple(str(key) for key in skip_keys),
     )
 
 

@@ -42,8 +42,9 @@ class SourceImage:
 class LabelledSource:
     """Labelled images of a foreign format, in the order that the shard set will have.
 
-    `read` pickles, so that slices of `images` can be read by any process on any machine that reaches the store; it
-    raises DataError for an image or label that is not well. `notes` says what was assumed or left out, one line each.
+    `read` pickles, so that slices of `images` can be read by any process on any machine that reaches the store, and to
+    equal bytes for equal settings (so it holds no set); it raises DataError for an image or label that is not well.
+    `notes` says what was assumed or left out, one line each.
     """
 
     skeleton: Skeleton

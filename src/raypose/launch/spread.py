@@ -1,0 +1,72 @@
+"""Pieces of work as Ray tasks: on this machine, or on all nodes of the cluster that RAY_ADDRESS names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from raypose.data.build.runners import outcome_of
+from raypose.errors import RayposeError
+from raypose.launch.cluster import ray_cluster
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+_TASKS_A_CPU = 2
+"""In hand for each CPU: one that runs, one that waits, so that no CPU waits and an autoscaler sees the demand."""
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class RayTasks:
+    """Up to `at_once` tasks of one CPU each, by default two for each CPU of the cluster.
+
+    Ray repeats a task whose node is lost: do only work here that may be done twice.
+    """
+
+    at_once: int | None = None
+
+    def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[tuple[int, Result], None, None]:
+        """A `raypose.data.build.Runner`."""
+        with ray_cluster():
+            import ray
+
+            limit = self.at_once or int(_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1))
+            yield from _deal(work, tasks, max(1, limit))
+
+
+def _deal(work: Callable[[Any], Any], tasks: Sequence[Any], limit: int) -> Generator[tuple[int, Any], None, None]:
+    import ray
+
+    remote = ray.remote(num_cpus=1, max_retries=5)(outcome_of)
+    shared = ray.put(work)  # sent to each node once, not with every task
+    left, running = iter(enumerate(tasks)), dict[Any, int]()
+    try:
+        while True:
+            for index, task in left:
+                running[remote.remote(shared, task)] = index
+                if len(running) == limit:
+                    break
+            if not running:
+                return
+            (done, *_), _ = ray.wait(list(running))
+            yield running.pop(done), _result(done)
+    finally:
+        for reference in running:
+            ray.cancel(reference)  # interrupts it, so that uploads and temporary files end in good order
+        if running:
+            ray.wait(list(running), num_returns=len(running), timeout=_PATIENCE_S)
+
+
+def _result(reference: Any) -> Any:
+    import ray
+
+    try:
+        outcome = ray.get(reference)
+    except ray.exceptions.RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RayposeError(f"a Ray task failed: {lines[-1].strip()}; see Ray's logs") from error
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
