@@ -40,16 +40,26 @@ def verify(shard_set: ShardSetArgument) -> None:
 def stats(
     shard_set: ShardSetArgument,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Page to write, with plots, as one .html file.")] = None,
 ) -> None:
-    """Count images, people and keypoints."""
+    """Count images, people and keypoints; with --html also plot them."""
     from raypose.data.stats import collect_stats
+    from raypose.errors import ConfigError
 
+    if html is not None and html.suffix.lower() not in (".html", ".htm"):
+        raise ConfigError(f"--html {html}: expected a name that ends in .html")
     opened = open_shard_set(shard_set)
-    collected = collect_stats(opened)
+    with show_progress("stats", len(opened)) as progress:
+        collected = collect_stats(opened, progress)
     if as_json:
         typer.echo(json.dumps(collected.to_dict(), indent=2))
     else:
         typer.echo("\n".join(_stats_lines(collected, opened)))
+    if html is not None:
+        from raypose.data.stats_page import render_stats
+
+        write_file(html, render_stats(collected, shard_set).encode())
+        typer.echo(f"wrote {html}", err=as_json)
 
 
 def show(
@@ -61,7 +71,7 @@ def show(
     """Draw labelled images on one sheet: the quickest way to see that labels are right."""
     import numpy as np
 
-    from raypose.errors import ConfigError, StorageError
+    from raypose.errors import ConfigError
     from raypose.vision.decode import decode_rgb
     from raypose.vision.draw import contact_sheet, draw_people, encode_jpeg, encode_png
 
@@ -76,11 +86,7 @@ def show(
         drawn = draw_people(decode_rgb(sample.image, sample.id), sample.people, opened.skeleton)
         tiles.append((drawn, sample.id))
     sheet = contact_sheet(tiles, columns=max(1, round(len(tiles) ** 0.5)), tile_px=320)
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_bytes(encoders[out.suffix.lower()](sheet))
-    except OSError as error:
-        raise StorageError(f"{out}: cannot write: {error.strerror or error}") from error
+    write_file(out, encoders[out.suffix.lower()](sheet))
     typer.echo(f"wrote {out}")
 
 
@@ -88,6 +94,17 @@ def open_shard_set(url: str) -> ShardSet:
     from raypose.data.shard_set import ShardSet
 
     return ShardSet.open(url)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file for people to look at, its folder included."""
+    from raypose.errors import StorageError
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    except OSError as error:
+        raise StorageError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def _stats_lines(stats: Stats, shard_set: ShardSet) -> list[str]:
@@ -103,6 +120,7 @@ def _stats_lines(stats: Stats, shard_set: ShardSet) -> list[str]:
         f"ignored            {stats.ignored:,} ({stats.crowds:,} crowds, {stats.empty_people:,} without keypoints)",
         f"people per image   {images}",
         f"box size in px     {sizes}",
+        f"image size in px   {_range(stats.image_width_px)} wide, {_range(stats.image_height_px)} high",
         "",
         f"{'keypoint':<{widest}}  {'visible':>9}  {'hidden':>9}  {'unlabelled':>10}",
         *(
@@ -110,3 +128,10 @@ def _stats_lines(stats: Stats, shard_set: ShardSet) -> list[str]:
             for item in stats.keypoints
         ),
     ]
+
+
+def _range(quantiles: dict[float, float]) -> str:
+    if not quantiles:
+        return "–"
+    low, high = quantiles[0.0], quantiles[1.0]
+    return f"{low:g}" if low == high else f"{low:g} to {high:g}"
