@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import os
-import secrets
 import signal
 import tempfile
 import threading
@@ -19,21 +17,12 @@ from typing import Any
 
 from raypose.config import RunConfig, dump_config
 from raypose.errors import RayposeError, TrainingError
+from raypose.launch.cluster import ray_cluster
 from raypose.launch.preflight import check_run
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
 
 _POLL_S = 0.3
-
-# Read by Ray when it is imported or started, so they are set before that happens.
-_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    # How soon the controller sees a dead worker or a finished one; the default of 2 s costs 4 s at every end.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
-    "RAY_TRAIN_V2_ENABLED": "1",
-    # Ray starts workers at nice 15; on a machine that does something else, too, training would get what is left.
-    "RAY_worker_niceness": "0",
-}
 
 
 def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[str, Any]:
@@ -47,8 +36,7 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
     check_run(config, store, resume=resume)
     if not resume:
         store.write("config.yaml", dump_config(config).encode())
-    _prepare_environment()
-    with _ray_cluster(config), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
+    with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
         _fit(config, store, report, records)
     return dict(json.loads(store.read("summary.json")))
 
@@ -134,37 +122,6 @@ def _stop_signals(monitor: Any) -> Iterator[None]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextlib.contextmanager
-def _ray_cluster(config: RunConfig) -> Iterator[None]:
-    """A connection to the cluster, which ends with the run if the run made it."""
-    import ray
-
-    if ray.is_initialized():
-        yield
-        return
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    address = os.environ.get("RAY_ADDRESS")
-    started_here = {} if address else {"num_cpus": _local_cpus(config), "include_dashboard": False}
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        **started_here,
-    )
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _prepare_environment() -> None:
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
-        # A secret of this run only. Without one Ray writes one into the home directory, and says so.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 
 def _local_cpus(config: RunConfig) -> int:

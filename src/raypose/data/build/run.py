@@ -151,8 +151,9 @@ def _publish(site: BuildSite, manifest: Manifest) -> None:
     found = shard_files(site.store)
     for shard in manifest.shards:
         if found.get(shard.name) != shard.size_bytes:
+            place = site.store.place(shard.name)
             raise StorageError(
-                f"{site.store.place(shard.name)}: {found.get(shard.name, 'no')} bytes there, expected {shard.size_bytes};"
+                f"{place}: {found.get(shard.name, 'no')} bytes there, expected {shard.size_bytes};"
                 " workers on several machines need a folder that all of them share, or an s3:// URL"
             )
     write_manifest(site.store, manifest)
