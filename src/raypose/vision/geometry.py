@@ -6,13 +6,15 @@ Coordinates are continuous pixels: (0, 0) is the outer corner of the first pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
+from typing import TypeVar, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from raypose.structures import FloatArray, ImageArray
+
+Real = TypeVar("Real", np.float32, np.float64)
 
 PAD_VALUE = 114
 """Grey that surrounds images, as in every published YOLO weight's training."""
@@ -103,14 +105,14 @@ def cxcywh_to_xyxy(box_cxcywh_N4: FloatArray) -> FloatArray:
     return np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
 
 
-def transform_points(matrix: NDArray[np.float64], xy_NK2: FloatArray) -> FloatArray:
-    """Points under one projective map (3, 3), or each of the N groups under its own (N, 3, 3)."""
-    mapped_NK3 = xy_NK2 @ matrix[..., :2].swapaxes(-1, -2) + matrix[..., None, :, 2]
+def transform_points(matrix: NDArray[np.float64], xy_NK2: NDArray[Real]) -> NDArray[Real]:
+    """Points (..., 2) under a projective map (3, 3)."""
+    mapped_NK3 = xy_NK2 @ matrix[:, :2].T + matrix[:, 2]
     return (mapped_NK3[..., :2] / mapped_NK3[..., 2:]).astype(xy_NK2.dtype)
 
 
-def transform_boxes(matrix: NDArray[np.float64], box_xyxy_N4: FloatArray) -> FloatArray:
-    """Bounds of each box's four corners under one projective map (3, 3), or one for each box (N, 3, 3)."""
+def transform_boxes(matrix: NDArray[np.float64], box_xyxy_N4: NDArray[Real]) -> NDArray[Real]:
+    """Bounds of each box's four corners under a projective map (3, 3)."""
     corners_N42 = box_xyxy_N4[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 4, 2)
     mapped_N42 = transform_points(matrix, corners_N42)
     return np.concatenate([mapped_N42.min(axis=1), mapped_N42.max(axis=1)], axis=1)

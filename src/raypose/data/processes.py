@@ -1,0 +1,201 @@
+"""Batches made ahead by processes, which write images into shared memory that has no name and so cannot be left behind.
+
+A process is started fresh ("spawn"): a forked child of a process with threads (torch's, Ray's) may hang on a lock that
+nobody holds. It ends when its pipe closes, and at the latest a second after its parent, whatever ended that.
+"""
+
+from __future__ import annotations
+
+import mmap
+import multiprocessing
+import os
+import signal
+import tempfile
+import threading
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import islice
+from multiprocessing import reduction
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import cv2
+import numpy as np
+
+from raypose.data.training_batch import BatchSource, Made
+from raypose.errors import RayposeError, TrainingError
+from raypose.structures import ImageArray
+
+_GRACE_S = 1.0
+"""What a process gets to finish the batch it is at, before it is killed."""
+
+
+def make_in_processes(
+    source: BatchSource, numbers: range, *, workers: int, ahead: int, new_images: Callable[[], ImageArray]
+) -> Generator[Made]:
+    """The source's batches in the order of `numbers`, up to `ahead` of them made before they are asked for.
+
+    Images come in memory of `new_images`. An error of raypose's is raised where its batch would have come.
+    """
+    slots = _Slots.of(max(ahead, workers), source.image_shape)
+    with closing(slots), closing(_Crew(source, slots, workers)) as crew:
+        free, waiting = list(range(slots.count)), iter(numbers)
+        finished: dict[int, tuple[int, Made | RayposeError | RuntimeError]] = {}
+        crew.give(waiting, free)
+        for number in numbers:
+            while number not in finished:
+                finished.update(crew.results())
+            slot, result = finished.pop(number)
+            if isinstance(result, Exception):
+                raise result
+            images = new_images()
+            np.copyto(images, slots.images(slot))
+            free.append(slot)
+            crew.give(waiting, free)
+            yield replace(result, batch=replace(result.batch, image_B3HW=images))
+
+
+@dataclass(frozen=True, slots=True)
+class _Slots:
+    """Room for the images of `count` batches in memory that processes share by its descriptor."""
+
+    count: int
+    shape: tuple[int, int, int, int]
+    descriptor: int
+    memory: mmap.mmap
+
+    @classmethod
+    def of(cls, count: int, shape: tuple[int, int, int, int]) -> _Slots:
+        descriptor = _nameless_memory()
+        os.ftruncate(descriptor, count * int(np.prod(shape)))
+        return cls(count, shape, descriptor, mmap.mmap(descriptor, 0))
+
+    def images(self, slot: int) -> ImageArray:
+        size = int(np.prod(self.shape))
+        return np.frombuffer(self.memory, np.uint8, size, slot * size).reshape(self.shape)
+
+    def close(self) -> None:
+        os.close(self.descriptor)
+        with suppress(BufferError):  # an array still looks at it; the memory goes with the array
+            self.memory.close()
+
+    def __reduce__(self) -> tuple[Callable[..., _Slots], tuple[Any, ...]]:
+        return _attach_slots, (self.count, self.shape, reduction.DupFd(self.descriptor))
+
+
+def _attach_slots(count: int, shape: tuple[int, int, int, int], duplicate: Any) -> _Slots:
+    descriptor = duplicate.detach()
+    return _Slots(count, shape, descriptor, mmap.mmap(descriptor, 0))
+
+
+def _nameless_memory() -> int:
+    # Not /dev/shm: containers often give it 64 MB, and files there outlive a killed process.
+    if hasattr(os, "memfd_create"):
+        return os.memfd_create("raypose-batches")
+    with tempfile.TemporaryFile() as file:
+        return os.dup(file.fileno())
+
+
+@dataclass(slots=True)
+class _Worker:
+    process: BaseProcess
+    connection: Connection
+    given: int = 0
+    """Batches it was told to make and has not sent back."""
+
+
+class _Crew:
+    """The processes: gives them work, collects what they made, and sees them off."""
+
+    def __init__(self, source: BatchSource, slots: _Slots, workers: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._workers: list[_Worker] = []
+        try:
+            for number in range(workers):
+                ours, theirs = context.Pipe()
+                process = context.Process(
+                    target=_work,
+                    args=(theirs, source, slots, os.getpid()),
+                    name=f"raypose-loader-{number}",
+                    daemon=True,
+                )
+                process.start()
+                theirs.close()  # so that its end closes ours
+                self._workers.append(_Worker(process, ours))
+        except BaseException:
+            self.close()
+            raise
+
+    def give(self, numbers: Iterator[int], free: list[int]) -> None:
+        """Have the next batches made, one in each free slot, by those who have least to do."""
+        for number in islice(numbers, len(free)):
+            worker = min(self._workers, key=lambda worker: worker.given)
+            worker.given += 1
+            with self._explained(worker):
+                worker.connection.send((number, free.pop()))
+
+    def results(self) -> Iterator[tuple[int, tuple[int, Made | RayposeError | RuntimeError]]]:
+        """What has come since, waiting for at least one: batch number, slot, and the batch or why there is none."""
+        ready = wait([worker.connection for worker in self._workers])
+        for worker in self._workers:
+            if worker.connection in ready:
+                with self._explained(worker):
+                    number, slot, result = worker.connection.recv()
+                worker.given -= 1
+                yield number, (slot, result)
+
+    def close(self) -> None:
+        """End all processes. Who reads finds his pipe closed; who is at a batch has _GRACE_S to finish it."""
+        for worker in self._workers:
+            worker.connection.close()
+        deadline = time.monotonic() + _GRACE_S
+        for worker in self._workers:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            worker.process.kill()
+            worker.process.join()
+
+    @contextmanager
+    def _explained(self, worker: _Worker) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            worker.process.join(_GRACE_S)
+            code = worker.process.exitcode
+            cause = f"was killed by signal {-code}" if code is not None and code < 0 else f"ended with exit code {code}"
+            raise TrainingError(
+                f"{worker.process.name} (pid {worker.process.pid}) {cause} while it made batches; if memory ran out,"
+                " lower data.loader_workers or data.batches_ahead"
+            ) from error
+
+
+def _work(connection: Connection, source: BatchSource, slots: _Slots, parent: int) -> None:
+    """Make the batches that are asked for until nobody asks any more."""
+    cv2.setNumThreads(0)  # one core a process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupt is the parent's to handle
+    threading.Thread(target=_end_with, args=(parent,), name="raypose-parent-watch", daemon=True).start()
+    with suppress(EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
+        while True:
+            number, slot = connection.recv()
+            connection.send((number, slot, _made(source, number, slots.images(slot))))
+
+
+def _made(source: BatchSource, number: int, images: ImageArray) -> Made | RayposeError | RuntimeError:
+    """The batch without its images, which are in shared memory already, or an error that survives the pipe."""
+    try:
+        made = source.make(number, images)
+    except RayposeError as error:
+        return error
+    except Exception:
+        return RuntimeError(f"a loader process failed at batch {number}:\n{traceback.format_exc()}")
+    return replace(made, batch=replace(made.batch, image_B3HW=images[:0]))
+
+
+def _end_with(parent: int) -> None:
+    """End this process when its parent is gone, also where a fork of the parent still holds the pipe open."""
+    while os.getppid() == parent:
+        time.sleep(_GRACE_S)
+    os._exit(1)
