@@ -260,7 +260,7 @@ def test_a_configuration_cannot_be_changed() -> None:
 
 SAME_RECIPE = [
     "name=other", "storage=elsewhere", "model.pretrained=w.pt", "data.train=moved", "data.val=moved",
-    "data.loader_workers=2",
+    "data.loader_workers=2", "data.loader=processes", "data.batches_ahead=9",
     "data.max_bad_fraction=0.5", "scaling.workers=2", "scaling.device=cpu", "scaling.cpus_per_worker=1",
     "checkpoint.every_steps=5", "checkpoint.keep_last=9", "val.every_epochs=2", "val.conf=0.1",
     "telemetry.tensorboard=false", "train.lr0=1e-2",

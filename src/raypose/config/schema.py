@@ -66,7 +66,13 @@ class DataConfig(_Section):
     max_bad_fraction: Fraction = 0.0
     """Share of the samples whose image may fail to decode before the run stops. Skipped samples are counted."""
     loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
-    """Loader processes for each worker. `auto`: none on CPU, where they would only take cores from training."""
+    """What makes batches ahead for each worker. `auto`: none on CPU, where they would only take cores from training."""
+    loader: Literal["auto", "threads", "processes"] = "auto"
+    """What loader workers are. Threads start at once and share memory; Python lets few of them run side by side.
+    `auto`: threads for up to two, else processes. Batches are the same."""
+    batches_ahead: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    """Most batches (of one virtual worker) that a worker holds in memory before training asks for them. `auto`: two for
+    each loader worker."""
     cache_dir: str | None = None
     """Folder in which each node keeps shards that it has fetched. None: `$RAYPOSE_CACHE_DIR` of the node, else
     `~/.cache/raypose/shards`."""

@@ -22,7 +22,13 @@ from raypose.data.training_batch import BatchSource, Made
 from raypose.errors import DataError
 from raypose.structures import Batch, ImageArray
 
-LoaderKind = Literal["threads", "processes"]
+LoaderKind = Literal["auto", "threads", "processes"]
+
+MAX_THREADS = 2
+"""`auto` takes threads up to here. Making a plain image holds Python's lock for a sixth of its time, a mosaic too, and
+training wants the lock as well."""
+BATCHES_AHEAD = 2
+"""Made ahead for each loader worker, so that none waits while the model takes a batch."""
 
 
 class TrainLoader:
@@ -33,8 +39,8 @@ class TrainLoader:
     raises DataError with the last one's name. `epochs` says when `augment.close_mosaic` begins.
 
     `loader_workers` 0 works in the caller's thread, when a batch is asked for. Otherwise so many threads or processes
-    (`kind`) make up to `batches_ahead` batches before they are asked for, two for each worker by default; that bounds
-    memory. Threads and processes end with the iterator, processes also with this process, however it ends.
+    (`kind`) make up to `batches_ahead` batches before they are asked for, which bounds memory. Threads and processes
+    end with the iterator, processes also with this process, however it ends.
     `pin_memory` puts images where a GPU can copy them from while the program goes on.
     """
 
@@ -51,16 +57,16 @@ class TrainLoader:
         start_step: int,
         end_step: int,
         loader_workers: int = 0,
-        kind: LoaderKind = "threads",
-        batches_ahead: int | None = None,
+        kind: LoaderKind = "auto",
+        batches_ahead: int | Literal["auto"] = "auto",
         max_bad_fraction: float = 0.0,
         pin_memory: bool = False,
     ) -> None:
         self._source = BatchSource(shards, plan, tuple(lanes), augment, imgsz, seed, epochs, start_step)
         self._steps = range(start_step, end_step)
         self._loader_workers = loader_workers
-        self._kind = kind
-        self._batches_ahead = batches_ahead or 2 * loader_workers
+        self._in_threads = kind == "threads" or (kind == "auto" and loader_workers <= MAX_THREADS)
+        self._batches_ahead = BATCHES_AHEAD * loader_workers if batches_ahead == "auto" else batches_ahead
         self._max_bad_fraction = max_bad_fraction
         self._pin_memory = pin_memory
         self._images_of_epoch = plan.samples * len(lanes) / plan.lanes
@@ -84,7 +90,7 @@ class TrainLoader:
         workers, ahead = self._loader_workers, self._batches_ahead
         if workers == 0:
             return (self._make_here(number) for number in numbers)
-        if self._kind == "threads":
+        if self._in_threads:
             return map_in_threads(self._make_here, numbers, threads=workers, ahead=ahead)
         return make_in_processes(self._source, numbers, workers=workers, ahead=ahead, new_images=self._new_images)
 

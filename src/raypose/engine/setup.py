@@ -84,7 +84,10 @@ class Parts:
         )
 
     def predictor(self, module: nn.Module) -> Predictor:
+            kind=config.data.loader,
+            batches_ahead=config.data.batches_ahead,
         """`module` as validation uses it: every confidence that AP looks at."""
+            pin_memory=self.world.device.startswith("cuda"),
         val = self.config.val
         return Predictor.from_model(
             module,
