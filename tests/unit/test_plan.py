@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import time
 import tracemalloc
 from collections import Counter
 from collections.abc import Sequence
@@ -217,18 +216,15 @@ def test_a_lane_opens_few_shards_at_a_time() -> None:
     assert len({ref.shard for ref in refs}) <= 10
 
 
-def test_a_billion_samples_cost_less_than_a_millisecond_a_micro_batch() -> None:
+def test_planning_a_billion_samples_for_64_lanes_takes_little_memory() -> None:
     tracemalloc.start()
     plan = Plan([10_000] * 100_000, seed=3, batch=64 * 16, lanes=64, window=8192)
-    plan.references(plan.steps_of(2) - 1, 63)
-    start = time.perf_counter()
-    for step in range(5_000, 6_024):  # 1,024 micro-batches of 16: two windows
-        plan.references(step, 5)
-    seconds_each = (time.perf_counter() - start) / 1024
+    for step in (0, 5_000, plan.steps_of(2) - 1):
+        for lane in range(64):
+            plan.references(step, lane)
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert peak_bytes < 50 * 2**20
-    assert seconds_each < 1e-3
+    assert peak_bytes < 20 * 2**20
 
 
 def test_sample_rng_differs_between_samples_and_epochs_only() -> None:
