@@ -76,7 +76,8 @@ class NodeCache:
         with self._failures_named():
             if self._shard_path(shard.sha256).exists():
                 return True
-            claim = try_take(self._claim_path(shard))
+            with self._alone():  # or it may meet who looks for abandoned claims
+                claim = try_take(self._claim_path(shard))
             if claim is None:
                 return True
             with claim:
@@ -167,7 +168,7 @@ class NodeCache:
             path = self._download(shard, store, folder)
             file = undo.enter_context(path.open("rb"))
             fcntl.flock(file, fcntl.LOCK_SH)
-            with exclusive(self._index_path()):
+            with self._alone():
                 path.replace(self._shard_path(shard.sha256))
                 _remove_tree(folder)
                 claim.release()  # in the same moment, or its bytes would count twice
@@ -195,7 +196,7 @@ class NodeCache:
 
     def _reserve(self, shard: ShardInfo, claim: LockFile, *, keep: Collection[str], urgent: bool) -> bool:
         """Make room for a shard and keep it for this fetch; False, with nothing evicted, where there is none."""
-        with exclusive(self._index_path()):
+        with self._alone():
             cached = self.contents()
             taken = sum(entry.size_bytes for entry in cached) + self._reserved_bytes()
             excess_bytes = taken + shard.size_bytes - self.capacity_bytes
@@ -252,8 +253,8 @@ class NodeCache:
     def _claim_path(self, shard: ShardInfo) -> Path:
         return self._made("fetching") / f"{shard.sha256}.lock"
 
-    def _index_path(self) -> Path:
-        return self.folder / "index.lock"
+    def _alone(self) -> contextlib.AbstractContextManager[None]:
+        return exclusive(self._made(".") / "index.lock")
 
     def _made(self, name: str) -> Path:
         folder = self.folder / name
