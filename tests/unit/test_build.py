@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import io
 import os
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from raypose.data.build import MAX_PROBLEMS, build_shard_set
+from raypose.data.build import MAX_PROBLEMS, LocalProcesses, build_shard_set
+from raypose.data.build.cut import RECORD_BYTES, cut_into_shards
 from raypose.data.image_check import image_size
+from raypose.data.importers import LabelledSource, SourceImage, source_of
+from raypose.data.manifest import Manifest
 from raypose.data.shard_set import ShardSet
 from raypose.data.stats import collect_stats
 from raypose.errors import DataError, UnsafePickleError
@@ -54,21 +57,64 @@ def sample(name: str = "a", image: bytes = JPEG, size: tuple[int, int] = (40, 30
     return Sample(name, image, *size, one_person(**changes))
 
 
-def build(samples: object, out: Path, **options: object) -> object:
-    return build_shard_set(samples, SKELETON, ("person",), str(out), **options)  # type: ignore[arg-type]
+def build(samples: Iterable[Sample], out: Path, **options: Any) -> Manifest:
+    return build_shard_set(source_of(samples, SKELETON, ("person",)), str(out), **options)
 
 
-def test_shards_are_closed_when_full_and_progress_hears_of_every_sample(tmp_path: Path) -> None:
-    heard: list[int] = []
-    build([sample(str(i)) for i in range(10)], tmp_path / "out", shard_bytes=3 * len(JPEG), progress=heard.append)
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Reads image number i of a source as the sample `str(i)`, after `read` has looked at it."""
+
+    first: Callable[[int], None]
+
+    def __call__(self, image: SourceImage) -> Sample:
+        self.first(image.label)
+        return sample(str(image.label))
+
+
+def source_read_by(first: Callable[[int], None], count: int) -> LabelledSource:
+    images = [SourceImage(str(number), len(JPEG), number) for number in range(count)]
+    return LabelledSource(SKELETON, ("person",), images, Reader(first))
+
+
+def of_bytes(images: int) -> int:
+    """The shard size at which so many images fill a shard."""
+    return images * (len(JPEG) + RECORD_BYTES)
+
+
+@given(st.lists(st.integers(0, 5000), max_size=40), st.integers(1, 20_000))
+def test_every_image_is_in_one_shard_in_order_and_shards_end_when_they_are_full(
+    sizes: list[int], shard_bytes: int
+) -> None:
+    images = [SourceImage(str(number), size, None) for number, size in enumerate(sizes)]
+    tasks = cut_into_shards(images, shard_bytes)
+    assert [image for task in tasks for image in task.images] == images
+    assert [task.number for task in tasks] == list(range(len(tasks)))
+    full = [sum(image.size_bytes + RECORD_BYTES for image in task.images) for task in tasks]
+    assert all(size >= shard_bytes for size in full[:-1])
+    for size, task in zip(full, tasks, strict=True):
+        assert size - task.images[-1].size_bytes - RECORD_BYTES < shard_bytes
+
+
+def test_shards_are_named_by_their_content_and_progress_hears_of_images_and_bytes(tmp_path: Path) -> None:
+    heard: list[tuple[int, int]] = []
+    build(
+        [sample(str(i)) for i in range(10)],
+        tmp_path / "out",
+        shard_bytes=of_bytes(3),
+        progress=lambda *done: heard.append(done),
+    )
     opened = ShardSet.open(str(tmp_path / "out"))
-    assert heard == list(range(1, 11))
+    assert heard == [(done, done * len(JPEG)) for done in (3, 6, 9, 10)]
     assert [item.id for item in opened] == [str(i) for i in range(10)]
     assert opened.shard_sizes == (3, 3, 3, 1)
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json",
-        *(f"shard-{i:06d}.pkl" for i in range(4)),
-    ]
+    names = [shard.name for shard in opened.manifest.shards]
+    assert names == [f"shard-{i:06d}-{shard.sha256[:12]}.pkl" for i, shard in enumerate(opened.manifest.shards)]
+    assert sorted(files_in(tmp_path / "out")) == ["manifest.json", *names]
 
 
 @pytest.mark.parametrize(
@@ -90,7 +136,8 @@ def test_shards_are_closed_when_full_and_progress_hears_of_every_sample(tmp_path
         (sample(class_N=np.array([-1])), "class outside"),
         (sample(area_N=np.array([-1], np.float32)), "area"),
         (sample(crowd_N=np.array([True])), "crowd"),
-        (sample(name=""), "without id"),
+        (sample(name=""), "sample id '' has 0 characters"),
+        (sample(name="../a"), "a path that leaves its folder"),
     ],
 )
 def test_a_bad_sample_is_refused_with_its_reason_and_nothing_is_written(
@@ -111,30 +158,54 @@ def test_problems_are_collected_one_line_each(tmp_path: Path) -> None:
     assert "second sample with this id" in lines[-1]
 
 
+READ: list[int] = []
+
+
+def note_and_break(number: int) -> None:
+    READ.append(number)
+    raise DataError(f"label {number} is broken")
+
+
 def test_collecting_stops_after_the_limit(tmp_path: Path) -> None:
-    endless = (sample(str(i), size=(1, 1)) for i in range(10**9))
     with pytest.raises(DataError) as caught:
-        build(endless, tmp_path / "out")
+        build_shard_set(source_read_by(note_and_break, 1000), str(tmp_path / "out"))
     assert len(str(caught.value).splitlines()) == MAX_PROBLEMS + 1
+    assert len(READ) < 100
 
 
-def test_a_source_that_fails_on_some_samples_is_read_to_its_end(tmp_path: Path) -> None:
-    def read(index: int) -> Sample:
-        if index % 2:
-            raise DataError(f"label {index} is broken")
-        return sample(str(index))
-
-    with pytest.raises(DataError, match="label 1 is broken\nlabel 3 is broken"):
-        build(map(read, range(4)), tmp_path / "out")
+def break_odd(number: int) -> None:
+    if number % 2:
+        raise DataError(f"label {number} is broken")
 
 
-def test_an_unsafe_label_stops_the_build_at_once(tmp_path: Path) -> None:
-    def read(index: int) -> Sample:
-        assert index < 1, "read on after an unsafe pickle"
-        raise UnsafePickleError("os.system")
+@pytest.mark.parametrize("workers", [1, 2])
+def test_images_that_cannot_be_read_are_all_told_in_the_order_of_the_set(workers: int, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        build_shard_set(
+            source_read_by(break_odd, 20),
+            str(tmp_path / "out"),
+            shard_bytes=of_bytes(3),
+            runner=LocalProcesses(workers),
+        )
+    assert str(caught.value).splitlines() == [f"label {number} is broken" for number in range(1, 20, 2)]
+    assert not (tmp_path / "out").exists()
 
-    with pytest.raises(UnsafePickleError):
-        build(map(read, range(4)), tmp_path / "out")
+
+def be_hostile(number: int) -> None:
+    if number == 40:
+        raise UnsafePickleError("label 40 asks for os.system")
+    if number > 400:
+        Path(os.environ["TEST_READ_ON"]).touch()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_an_unsafe_label_stops_the_build_at_once(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TEST_READ_ON", str(tmp_path / "read-on"))
+    with pytest.raises(UnsafePickleError, match="label 40"):
+        build_shard_set(
+            source_read_by(be_hostile, 2000), str(tmp_path / "out"), shard_bytes=1, runner=LocalProcesses(workers)
+        )
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_set_without_a_labelled_person_is_refused(tmp_path: Path) -> None:
@@ -169,7 +240,7 @@ def test_an_existing_set_is_replaced_only_on_demand_and_leaves_no_old_shards(tmp
         build([sample("new")], out)
     build([sample("new")], out, overwrite=True)
     assert [item.id for item in ShardSet.open(str(out))] == ["new"]
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "shard-000000.pkl"]
+    assert len(files_in(out)) == 2
 
 
 def test_a_failed_rebuild_leaves_the_old_set_as_it_was(tmp_path: Path) -> None:
@@ -181,38 +252,16 @@ def test_a_failed_rebuild_leaves_the_old_set_as_it_was(tmp_path: Path) -> None:
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
-def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
-    def interrupted() -> Iterator[Sample]:
-        yield from (sample(str(i)) for i in range(50))
+def interrupt_late(number: int) -> None:
+    if number == 50:
         raise KeyboardInterrupt
 
+
+def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("mine")
     with pytest.raises(KeyboardInterrupt):
-        build(interrupted(), tmp_path, shard_bytes=1)
-    assert [path.name for path in tmp_path.iterdir()] == ["note.txt"]
-
-
-def test_a_killed_build_leaves_no_manifest_and_the_next_one_cleans_up(tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    script = f"""
-import os, signal
-from tests.unit.test_build import build, sample
-from pathlib import Path
-def samples():
-    for i in range(200):
-        yield sample(str(i))
-    os.kill(os.getpid(), signal.SIGKILL)
-build(samples(), Path({str(out)!r}), shard_bytes=1)
-"""
-    root = Path(__file__).parents[2]
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    killed = subprocess.run([sys.executable, "-c", script], cwd=root, env=environment, check=False, timeout=60)
-    assert killed.returncode == -signal.SIGKILL
-    assert [path.name[:10] for path in out.iterdir()] == [".building-"]
-    with pytest.raises(DataError, match="no shard set"):
-        ShardSet.open(str(out))
-    build([sample()], out)
-    assert sorted(path.name for path in out.iterdir()) == ["manifest.json", "shard-000000.pkl"]
+        build_shard_set(source_read_by(interrupt_late, 100), str(tmp_path), shard_bytes=1)
+    assert files_in(tmp_path) == {"note.txt": b"mine"}
 
 
 def test_stats_tell_labelled_ignored_empty_and_crowds_apart(tmp_path: Path) -> None:
