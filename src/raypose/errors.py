@@ -52,6 +52,10 @@ class StorageUnavailableError(StorageError):
     """The server of a store did not answer in time: what is kept there may be well."""
 
 
+class ValidatorError(RayposeError):
+    """A validator broke, or refuses what it saw: the run fails with its line."""
+
+
 class TrainingError(RayposeError):
     """Training cannot go on, for example because the loss is no longer finite."""
 

@@ -11,6 +11,7 @@ from raypose.config.schema import (
     TelemetryConfig,
     TrainConfig,
     ValConfig,
+    ValidatorConfig,
 )
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "TelemetryConfig",
     "TrainConfig",
     "ValConfig",
+    "ValidatorConfig",
     "dump_config",
     "load_config",
     "parse_config",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -189,6 +189,15 @@ class CheckpointConfig(_Section):
     """Validation metric that says which checkpoint is best and when to stop early; higher is better."""
 
 
+class ValidatorConfig(_Section):
+    use: str = Field(min_length=1)
+    """`pck_report`, `keypoint_guard`, a name that a package offers, or `package.module:Name`."""
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z_][A-Za-z0-9_-]*$")
+    """What stands before its metrics; by default the last word of `use`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments."""
+
+
 class ValConfig(_Section):
     every_epochs: Annotated[int, Field(ge=1)] = 1
     """Validate after every so many epochs, and always after the last."""
@@ -202,6 +211,12 @@ class ValConfig(_Section):
     """Most people predicted in one image. COCO's keypoint AP looks at the best 20."""
     pictures: Annotated[int, Field(ge=0)] = 8
     """Validation images drawn with true and predicted skeletons at the end of the run."""
+    protocol: Literal["coco", "crowdpose"] = "coco"
+    """Whose rules AP and AR follow. `crowdpose`: areas by box, no ranges of size, but easy, medium and hard images."""
+    sigmas: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(strict=False)] | None = None
+    """OKS sigmas to measure with, one for each keypoint. None takes those of the skeleton."""
+    validators: Annotated[tuple[ValidatorConfig, ...], Field(strict=False)] = ()
+    """Measures of your own: a list of `{use, name, args}`."""
 
 
 class TelemetryConfig(_Section):

@@ -26,7 +26,14 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
     if parts.world.is_leader:
         parts.checkpoints.copy_model(best, parts.store, "weights/best.pt")
     predictor = parts.predictor(parts.average.module)
-    evaluation = validate(predictor, parts.val_set, parts.world, batch=parts.config.val.batch)
+    evaluation = validate(
+        predictor,
+        parts.val_set,
+        parts.world,
+        batch=parts.config.val.batch,
+        judge=parts.judge,
+        earlier=best.metrics,
+    )
     if evaluation is None:
         return None
     publish_report(

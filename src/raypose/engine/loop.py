@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from raypose.checkpoint import TrainProgress, select_expired
+from raypose.checkpoint import TrainProgress, best_first, select_expired
 from raypose.engine.finish import Summary, finish
 from raypose.engine.meter import Meter, peak_memory_bytes
 from raypose.engine.restore import snapshot_of
@@ -132,7 +132,12 @@ class _Loop:
         reading = self._meter.read_epoch(progress.step)
         start = time.monotonic()
         evaluation = validate(
-            parts.predictor(parts.average.module), parts.val_set, parts.world, batch=parts.config.val.batch
+            parts.predictor(parts.average.module),
+            parts.val_set,
+            parts.world,
+            batch=parts.config.val.batch,
+            judge=parts.judge,
+            earlier=self._best_so_far(),
         )
         metrics = parts.world.from_leader(evaluation.metrics if evaluation else {})
         judged = progress.judged(best_value(metrics, parts.config.checkpoint.best_metric), epoch)
@@ -150,6 +155,13 @@ class _Loop:
             )
         )
         return _Validated(judged, metrics, is_best)
+
+    def _best_so_far(self) -> Mapping[str, float]:
+        """The metrics of the best checkpoint, for the validators of the leader; they survive a restart there."""
+        if not self._parts.judge.validators or not self._parts.world.is_leader:
+            return {}
+        saved = best_first(self._parts.checkpoints.saved(), self._parts.config.checkpoint.best_metric)
+        return saved[0].metrics if saved else {}
 
     def _learning_rates(self) -> tuple[float, ...]:
         return tuple(group["lr"] for group in self._parts.train_step.optimizer.param_groups)

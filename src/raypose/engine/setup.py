@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from raypose.checkpoint import CheckpointStore, RunIdentity, TrainProgress
+from raypose.checkpoint import CheckpointStore, RunIdentity, TrainProgress, local_model
 from raypose.config import RunConfig
+from raypose.data.cache import NodeCache, cache_folder
 from raypose.data.loader import TrainLoader
 from raypose.data.plan import Plan
 from raypose.data.shard_set import ShardSet
@@ -22,6 +23,8 @@ from raypose.engine.restore import restore
 from raypose.engine.schedule import Schedule
 from raypose.engine.step import TrainStep
 from raypose.engine.world import World
+from raypose.evaluate import Judge
+from raypose.evaluate.sigmas import missing_sigmas
 from raypose.inference import Predictor
 from raypose.model import (
     ModelSpec,
@@ -52,6 +55,7 @@ class Parts:
     plan: Plan
     choice: OptimizerChoice
     train_step: TrainStep
+    judge: Judge
     progress: TrainProgress
 
     @property
@@ -80,14 +84,14 @@ class Parts:
             start_step=start_step,
             end_step=self.total_steps,
             loader_workers=_loader_workers(config, self.world),
+            kind=config.data.loader,
+            batches_ahead=config.data.batches_ahead,
             max_bad_fraction=config.data.max_bad_fraction,
+            pin_memory=self.world.device.startswith("cuda"),
         )
 
     def predictor(self, module: nn.Module) -> Predictor:
-            kind=config.data.loader,
-            batches_ahead=config.data.batches_ahead,
         """`module` as validation uses it: every confidence that AP looks at."""
-            pin_memory=self.world.device.startswith("cuda"),
         val = self.config.val
         return Predictor.from_model(
             module,
@@ -103,15 +107,19 @@ class Parts:
 def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporter) -> Parts:
     """Open the data, build model and optimizer, and continue from the newest sound checkpoint if there is one."""
     make_deterministic(config.train.seed, enabled=config.train.deterministic)
-    train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
+    cache = NodeCache(cache_folder(config.data.cache_dir), config.data.cache_bytes)
+    train_set, val_set = ShardSet.open(config.data.train, cache), ShardSet.open(config.data.val, cache)
+    judge = _judge(config, val_set, report)
     identity = identity_of(config, train_set)
     spec = ModelSpec(config.model.architecture, train_set.skeleton, train_set.class_names)
     plan = _plan(config, train_set)
+    _check_cache(train_set, val_set, plan, world, report)
     checkpoints = CheckpointStore(store)
     snapshot = checkpoints.load_latest(lambda text: report(Notice(text)))
     model = build_model(spec, config.train, seed=config.train.seed)
     if snapshot is None and config.model.pretrained:
-        report(Notice(str(load_pretrained(model, config.model.pretrained))))
+        with local_model(config.model.pretrained) as weights:
+            report(Notice(str(load_pretrained(model, weights, named=config.model.pretrained))))
     freeze_layers(model, config.train.freeze)
     model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_train_mode(model)
@@ -133,6 +141,7 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
         plan=plan,
         choice=choice,
         train_step=train_step,
+        judge=judge,
         progress=progress,
     )
 
@@ -145,6 +154,25 @@ def _plan(config: RunConfig, train_set: ShardSet) -> Plan:
         lanes=config.scaling.lanes,
         window=config.data.shuffle_window,
     )
+
+
+def _check_cache(train_set: ShardSet, val_set: ShardSet, plan: Plan, world: World, report: Reporter) -> None:
+    """Say before training, and not by its speed, that the node cache is too small."""
+    train_set.require_room()
+    val_set.require_room()
+    in_windows = {shard for lane in world.lanes(plan.lanes) for shard in plan.shards_needed(0, lane)}
+    shortage = train_set.shortage(in_windows, processes=world.local_size)
+    if shortage is not None:
+        report(Notice(shortage))
+
+
+def _judge(config: RunConfig, val_set: ShardSet, report: Reporter) -> Judge:
+    """How the run is measured. Said at the start: that OKS has no sigmas to go by."""
+    judge = Judge.of(config.val)
+    missing = missing_sigmas(judge.skeleton(val_set.skeleton))
+    if missing is not None:
+        report(Notice(missing))
+    return judge
 
 
 def _train_step(config: RunConfig, world: World, plan: Plan, model: nn.Module, choice: OptimizerChoice) -> TrainStep:

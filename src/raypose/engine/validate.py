@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 from raypose.data.shard_set import ShardSet
 from raypose.engine.world import World
-from raypose.evaluate import Evaluation, evaluate
+from raypose.evaluate import BY_COCO, Evaluation, Judge
 from raypose.inference import Predictor
 from raypose.structures import ImageResult, Sample
 from raypose.vision.decode import decode_rgb
 
 
-def validate(predictor: Predictor, shards: ShardSet, world: World, *, batch: int) -> Evaluation | None:
-    """Measure `predictor` on all of `shards`; the result exists on the leader only."""
+def validate(
+    predictor: Predictor,
+    shards: ShardSet,
+    world: World,
+    *,
+    batch: int,
+    judge: Judge = BY_COCO,
+    earlier: Mapping[str, float] = MappingProxyType({}),
+) -> Evaluation | None:
+    """Measure `predictor` on all of `shards`; the result exists on the leader only.
+
+    `earlier` are the metrics at the best checkpoint so far, which validators of `judge` may compare with.
+    """
     parts = world.gather(list(predict_share(predictor, shards, world, batch=batch)))
     if parts is None:
         return None
-    return evaluate(list(itertools.chain.from_iterable(parts)), shards.skeleton, shards.class_names)
+    results = list(itertools.chain.from_iterable(parts))
+    return judge.measure(results, shards.skeleton, shards.class_names, earlier=earlier)
 
 
 def predict_share(predictor: Predictor, shards: ShardSet, world: World, *, batch: int) -> Iterator[ImageResult]:

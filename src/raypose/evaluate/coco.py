@@ -46,28 +46,41 @@ def precision_recall(
     *,
     classes: int,
     areas: Mapping[str, tuple[float, float]] = AREAS,
+    images_I: BoolArray | None = None,
+    void_M: BoolArray | None = None,
 ) -> PrecisionRecall:
-    """Match and accumulate for each area range. People in `ignore_M` neither count nor cost."""
+    """Match and accumulate for each area range. People in `ignore_M` neither count nor cost.
+
+    `images_I` marks the only images to look at. Being matched with people in `void_M` counts as being matched with
+    nobody, which is how pycocotools takes an annotation whose id is 0.
+    """
     truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
     precision_ACTR = np.full((len(areas), classes, len(THRESHOLDS_T), len(RECALLS_R)), np.nan)
     recall_ACT = np.full((len(areas), classes, len(THRESHOLDS_T)), np.nan)
+    counted_M = np.ones(len(truth), np.bool_)
+    if images_I is not None:
+        ranked, counted_M = ranked[images_I[found.image_P[ranked]]], images_I[truth.image_M]
     by_score = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
     order_C = [by_score[found.class_P[by_score] == c] for c in range(classes)]
     for a, (low, high) in enumerate(areas.values()):
         ignored_M = ignore_M | (truth.area_M < low) | (truth.area_M > high)
         matched_PT = match(comparison, THRESHOLDS_T, ignored_M)
         elsewhere_P = (found.area_P < low) | (found.area_P > high)
-        true_PT, false_PT = verdicts(matched_PT, ignored_M, elsewhere_P)
+        true_PT, false_PT = verdicts(matched_PT, ignored_M, elsewhere_P, void_M)
         for c, order in enumerate(order_C):
-            people = int(np.count_nonzero(~ignored_M & (truth.class_M == c)))
+            people = int(np.count_nonzero(counted_M & ~ignored_M & (truth.class_M == c)))
             if people:
                 precision_ACTR[a, c], recall_ACT[a, c] = _accumulate(true_PT[order], false_PT[order], people)
     return PrecisionRecall(precision_ACTR, recall_ACT)
 
 
-def verdicts(matched_PT: IntArray, ignored_M: BoolArray, elsewhere_P: BoolArray) -> tuple[BoolArray, BoolArray]:
+def verdicts(
+    matched_PT: IntArray, ignored_M: BoolArray, elsewhere_P: BoolArray, void_M: BoolArray | None = None
+) -> tuple[BoolArray, BoolArray]:
     """True and false positives. Neither: matched with an ignored person, or unmatched and of another size."""
     hit_PT = matched_PT >= 0
+    if void_M is not None:
+        hit_PT &= ~np.append(void_M, False)[matched_PT]
     # One more entry answers for index -1, so that the look-up also works where nobody is labelled.
     spared_PT = np.append(ignored_M, False)[matched_PT] | (~hit_PT & elsewhere_P[:, None])
     return hit_PT & ~spared_PT, ~hit_PT & ~spared_PT

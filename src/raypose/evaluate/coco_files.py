@@ -1,4 +1,7 @@
-"""Read COCO keypoint annotation and result files, in float64 and with errors that name the entry."""
+"""Read COCO keypoint annotation and result files, in float64 and with errors that name the entry.
+
+What is read here is compared with what pycocotools prints, so its quirks are kept, each with a warning that says so.
+"""
 
 from __future__ import annotations
 
@@ -13,40 +16,50 @@ from typing import Any
 import numpy as np
 
 from raypose.errors import DataError
-from raypose.evaluate.records import AREA_PER_BOX, Float64Array, Found, Truth
-from raypose.structures import COCO_PERSON, Skeleton
+from raypose.evaluate.records import Float64Array, Found, Truth
+from raypose.structures import AREA_PER_BOX, COCO_PERSON, BoolArray, Skeleton
 
 
 @dataclass(frozen=True, slots=True)
 class Annotations:
-    """What an annotation file says: its people, its skeleton, and the numbers given to its image and category ids."""
+    """What an annotation file says: its people, its skeleton, and the numbers given to its image and category ids.
+
+    `void_M` marks people whose id is 0: pycocotools takes a match with them for a miss. `crowd_index_I` is CrowdPose's
+    `crowdIndex` of each image, NaN where the file does not state it.
+    """
 
     truth: Truth
+    void_M: BoolArray
     skeleton: Skeleton
     images: Mapping[Hashable, int]
     classes: Mapping[Hashable, int]
+    crowd_index_I: Float64Array
 
 
 def read_annotations(path: Path) -> Annotations:
     """Load a COCO keypoint file; DataError names the entry that does not fit.
 
-    A missing `area` counts as 0.53 of the box, a missing `num_keypoints` is counted, a missing `iscrowd` is 0.
+    A missing `area` counts as 0.53 of the box, a missing `num_keypoints` is counted, a missing `iscrowd` is 0, and
+    missing or empty `keypoints` are all unlabelled.
     """
     raw = _load(path)
     if not isinstance(raw, dict):
         raise DataError(f"{path}: holds a {type(raw).__name__}, expected an object with images and annotations")
     people = _entries(raw, "annotations", path)
     categories = _entries(raw, "categories", path)
-    images = _numbered(_entries(raw, "images", path), f"{path}: images")
+    image_entries = _entries(raw, "images", path)
+    images = _numbered(image_entries, f"{path}: images")
     classes = _numbered(categories, f"{path}: categories")
     skeleton = _skeleton(categories, people, path)
-    if any(person.get("id") == 0 for person in people):
-        warnings.warn(
-            f"{path}: an annotation has id 0; pycocotools takes a match with it for a miss, raypose counts it."
-            " Number annotations from 1 to compare",
-            stacklevel=2,
-        )
-    return Annotations(_truth(people, skeleton.keypoints, images, classes, path), skeleton, images, classes)
+    counted = _as_pycocotools_counts(people, images, classes, path)
+    return Annotations(
+        truth=_truth(counted, skeleton.keypoints, images, classes, path),
+        void_M=np.array([person.get("id") == 0 for _, person in counted], np.bool_),
+        skeleton=skeleton,
+        images=images,
+        classes=classes,
+        crowd_index_I=_crowd_index(image_entries, images, path),
+    )
 
 
 def read_results(path: Path, annotations: Annotations) -> Found:
@@ -72,7 +85,8 @@ def read_results(path: Path, annotations: Annotations) -> Found:
         keypoints_P[p] = _numbers(result, "keypoints", (3 * keypoints,), where)
         if boxed:
             box_xywh_P4[p] = _numbers(result, "bbox", (4,), where)
-    xy_PK2 = keypoints_P.reshape(count, keypoints, 3)[:, :, :2]
+    keypoints_PK3 = keypoints_P.reshape(count, keypoints, 3)
+    xy_PK2 = keypoints_PK3[:, :, :2]
     if not boxed:
         box_xywh_P4 = np.concatenate([xy_PK2.min(axis=1), np.ptp(xy_PK2, axis=1)], axis=1)
     known_P = class_P >= 0
@@ -82,12 +96,43 @@ def read_results(path: Path, annotations: Annotations) -> Found:
         score_P=score_P[known_P],
         box_xyxy_P4=_corners(box_xywh_P4[known_P]),
         xy_PK2=xy_PK2[known_P],
+        visible_PK=keypoints_PK3[known_P, :, 2],
         area_P=np.prod(box_xywh_P4[known_P, 2:], axis=1),
     )
 
 
-def _truth(
+def _as_pycocotools_counts(
     people: Sequence[Mapping[str, Any]],
+    images: Mapping[Hashable, int],
+    classes: Mapping[Hashable, int],
+    path: Path,
+) -> list[tuple[int, Mapping[str, Any]]]:
+    """The annotations that pycocotools looks at, each with its place in the file.
+
+    Those of unlisted images and categories are not seen. Where several share an id, each stands for the last of them.
+    """
+    listed = []
+    for place, person in enumerate(people):
+        where = f"{path}: annotations[{place}]"
+        image, category = _identity(person, "image_id", where), _identity(person, "category_id", where)
+        if image in images and category in classes:
+            listed.append((place, person))
+    last_of = {_identity(person, "id", f"{path}: annotations[{m}]"): (m, person) for m, person in listed}
+    counted = [last_of[person["id"]] for _, person in listed]
+    _warn(path, len(people) - len(listed), "annotations are of images or categories that it does not list; left out")
+    repeated = len(counted) - len(last_of)
+    _warn(path, repeated, "annotations have the id of a later one, which counts in their place; give each its own")
+    _warn(path, int(0 in last_of), "annotation has id 0: matches with it are misses, as in pycocotools; number from 1")
+    return counted
+
+
+def _warn(path: Path, count: int, what: str) -> None:
+    if count:
+        warnings.warn(f"{path}: {count} {what}", stacklevel=4)
+
+
+def _truth(
+    people: Sequence[tuple[int, Mapping[str, Any]]],
     keypoints: int,
     images: Mapping[Hashable, int],
     classes: Mapping[Hashable, int],
@@ -97,16 +142,17 @@ def _truth(
     image_M, class_M = np.zeros(count, np.int64), np.zeros(count, np.int64)
     box_xywh_M4, keypoints_M = np.zeros((count, 4)), np.zeros((count, 3 * keypoints))
     area_M, crowd_M, blank_M = np.full(count, np.nan), np.zeros(count, np.bool_), np.zeros(count, np.bool_)
-    for m, person in enumerate(people):
-        where = f"{path}: annotations[{m}]"
+    for m, (place, person) in enumerate(people):
+        where = f"{path}: annotations[{place}]"
         image_M[m] = _look_up(images, person, "image_id", where)
         class_M[m] = _look_up(classes, person, "category_id", where)
         box_xywh_M4[m] = _numbers(person, "bbox", (4,), where)
-        keypoints_M[m] = _numbers(person, "keypoints", (3 * keypoints,), where)
+        stated = person.get("num_keypoints")
+        if person.get("keypoints") or stated:
+            keypoints_M[m] = _numbers(person, "keypoints", (3 * keypoints,), where)
         crowd_M[m] = bool(person.get("iscrowd"))
         if person.get("area") is not None:
             area_M[m] = _numbers(person, "area", (), where)
-        stated = person.get("num_keypoints")
         blank_M[m] = not ((keypoints_M[m, 2::3] > 0).any() if stated is None else stated)
     return Truth(
         image_M=image_M,
@@ -118,6 +164,14 @@ def _truth(
         ignore_box_M=crowd_M,
         crowd_M=crowd_M,
     )
+
+
+def _crowd_index(entries: Sequence[Mapping[str, Any]], images: Mapping[Hashable, int], path: Path) -> Float64Array:
+    index_I = np.full(len(images), np.nan)
+    for place, entry in enumerate(entries):
+        if entry.get("crowdIndex") is not None:
+            index_I[images[entry["id"]]] = _numbers(entry, "crowdIndex", (), f"{path}: images[{place}]")
+    return index_I
 
 
 def _skeleton(categories: Sequence[Mapping[str, Any]], people: Sequence[Mapping[str, Any]], path: Path) -> Skeleton:
@@ -168,8 +222,9 @@ def _numbered(entries: Sequence[Mapping[str, Any]], where: str) -> dict[Hashable
 
 def _identity(entry: Mapping[str, Any], key: str, where: str) -> Any:
     identity = entry.get(key)
-    if isinstance(identity, bool) or not isinstance(identity, (int, str)):
-        raise DataError(f"{where}: {key} is {identity!r}, expected a whole number or text")
+    is_number = isinstance(identity, int) or (isinstance(identity, float) and math.isfinite(identity))
+    if isinstance(identity, bool) or not (is_number or isinstance(identity, str)):
+        raise DataError(f"{where}: {key} is {identity!r}, expected a number or text")
     return identity
 
 

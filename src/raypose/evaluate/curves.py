@@ -9,7 +9,7 @@ import numpy as np
 from raypose.evaluate.coco import AREAS, verdicts
 from raypose.evaluate.matching import Comparison, match
 from raypose.evaluate.records import Float64Array
-from raypose.structures import IntArray
+from raypose.structures import BoolArray, IntArray
 
 CURVE_OKS = 0.5
 """OKS from which a prediction counts as right in these curves."""
@@ -34,16 +34,27 @@ class ConfidenceCurves:
     best_f1: float
 
 
-def confidence_curves(comparison: Comparison) -> ConfidenceCurves:
-    """Curves at OKS 0.5, with COCO's matching and ignore rules."""
+def right_and_wrong(comparison: Comparison) -> tuple[BoolArray, BoolArray]:
+    """Which predictions are true and which are false positives at OKS 0.5, with COCO's matching and ignore rules.
+
+    Neither are those that hit an ignored person and those beyond the best of an image that take part.
+    """
     truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
     matched_PT = match(comparison, np.array([CURVE_OKS]), truth.ignore_pose_M)
     low, high = AREAS["all"]
     elsewhere_P = (found.area_P < low) | (found.area_P > high)
     true_PT, false_PT = verdicts(matched_PT, truth.ignore_pose_M, elsewhere_P)
+    takes_part_P = np.zeros(len(found), np.bool_)
+    takes_part_P[ranked] = True
+    return true_PT[:, 0] & takes_part_P, false_PT[:, 0] & takes_part_P
+
+
+def confidence_curves(comparison: Comparison, right_P: BoolArray, wrong_P: BoolArray) -> ConfidenceCurves:
+    """Curves from what `right_and_wrong` says of each prediction."""
+    truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
     order = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
-    hits = np.cumsum(true_PT[order, 0])
-    kept = hits + np.cumsum(false_PT[order, 0])
+    hits: IntArray = np.cumsum(right_P[order], dtype=np.int64)
+    kept: IntArray = hits + np.cumsum(wrong_P[order], dtype=np.int64)
     people = int(np.count_nonzero(~truth.ignore_pose_M))
     score = found.score_P[order]
     # A threshold keeps all predictions of one score or none: look only behind the last of equals.

@@ -1,7 +1,7 @@
 """Evaluation's own view of a data set: every person and every prediction of all images in flat float64 columns.
 
 Shape legend of this package: M labelled people, P predictions, Q pairs of a prediction and a person,
-K keypoints, T thresholds, R recall points, A area ranges, C classes.
+K keypoints, T thresholds, R recall points, A area ranges, C classes, I images, X points of a curve, B bins.
 """
 
 from __future__ import annotations
@@ -14,12 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from raypose.errors import DataError
-from raypose.structures import BoolArray, ImageResult, IntArray, People, Poses, Skeleton
+from raypose.structures import AREA_PER_BOX, BoolArray, ImageResult, IntArray, People, Poses, Skeleton
 
 Float64Array = NDArray[np.float64]
-
-AREA_PER_BOX = 0.53
-"""Share of its box that a person covers, assumed where nobody measured the segment: the mean over COCO's people."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +47,17 @@ class Truth:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """All predictions, in the order in which they came. `area_P` decides the area range of a false positive."""
+    """All predictions, in the order in which they came. `area_P` decides the area range of a false positive.
+
+    `visible_PK` is how confident the model is of each keypoint, 0 to 1.
+    """
 
     image_P: IntArray
     class_P: IntArray
     score_P: Float64Array
     box_xyxy_P4: Float64Array
     xy_PK2: Float64Array
+    visible_PK: Float64Array
     area_P: Float64Array
 
     def __len__(self) -> int:
@@ -132,12 +133,14 @@ def _found(poses: Sequence[Poses], keypoints: int) -> Found:
     nothing = People.empty(keypoints)
     poses = [*poses, Poses(nothing.box_xyxy_N4, nothing.area_N, nothing.class_N, nothing.keypoints_NK3)]
     box_xyxy_P4 = _column([one.box_xyxy_N4 for one in poses])
+    keypoints_PK3 = _column([one.keypoints_NK3.reshape(len(one), keypoints, 3) for one in poses])
     return Found(
         image_P=_image_numbers(poses),
         class_P=np.concatenate([one.class_N for one in poses]),
         score_P=_column([one.score_N for one in poses]),
         box_xyxy_P4=box_xyxy_P4,
-        xy_PK2=_column([one.keypoints_NK3.reshape(len(one), keypoints, 3)[:, :, :2] for one in poses]),
+        xy_PK2=np.ascontiguousarray(keypoints_PK3[:, :, :2]),
+        visible_PK=keypoints_PK3[:, :, 2],
         area_P=box_area(box_xyxy_P4),
     )
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from raypose.errors import DataError
-from raypose.evaluate import coco
+from raypose.evaluate import coco, crowdpose
+from raypose.evaluate.calibration import KEYPOINT_THRESHOLD, Calibration, calibrate
 from raypose.evaluate.coco import AREAS, PrecisionRecall, precision_recall
-from raypose.evaluate.curves import CURVE_OKS, ConfidenceCurves, confidence_curves
+from raypose.evaluate.curves import CURVE_OKS, ConfidenceCurves, confidence_curves, right_and_wrong
 from raypose.evaluate.error_kinds import ErrorKind, error_kinds
-from raypose.evaluate.matching import compare_boxes, compare_poses, match
-from raypose.evaluate.pck import MATCH_IOU, KeypointRow, answers, keypoint_accuracy
-from raypose.evaluate.records import Float64Array, Truth, collect
+from raypose.evaluate.figure import Figure
+from raypose.evaluate.matching import Comparison, compare_boxes, compare_poses
+from raypose.evaluate.pck import KeypointRow, answers, keypoint_accuracy
+from raypose.evaluate.pose_metrics import Protocol, coco_metrics, crowdpose_metrics
+from raypose.evaluate.records import Float64Array, Found, Truth, collect
 from raypose.evaluate.sigmas import sigmas_of
-from raypose.structures import ImageResult, Skeleton
+from raypose.structures import ImageResult, IntArray, Skeleton
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +38,14 @@ class ClassRow:
 
 @dataclass(frozen=True, slots=True)
 class Curves:
-    """Everything a report plots. `precision_TR` is COCO's interpolated precision, the mean over classes."""
+    """Everything a report plots. `precision_TR` is COCO's interpolated precision, the mean over classes.
+
+    A person is right at OKS .50; a keypoint of a person who was found is right within .10 of the box.
+    """
 
     by_confidence: ConfidenceCurves
+    person_calibration: Calibration
+    keypoint_calibration: Calibration
     threshold_T: Float64Array
     recall_R: Float64Array
     precision_TR: Float64Array
@@ -47,7 +55,10 @@ class Curves:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """The result of a validation. `metrics` has one flat name for each number, NaN where it is undefined."""
+    """The result of a validation. `metrics` has one flat name for each number, NaN where it is undefined.
+
+    `figures` are what validators drew, for the report.
+    """
 
     metrics: dict[str, float]
     per_keypoint: tuple[KeypointRow, ...]
@@ -55,43 +66,54 @@ class Evaluation:
     error_kinds: tuple[ErrorKind, ...]
     curves: Curves
     notes: tuple[str, ...]
+    figures: tuple[Figure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain builtins for JSON; undefined numbers become None."""
-        plain = _plain(asdict(self))
+        """Plain builtins for JSON, without figures; undefined numbers become None."""
+        plain = _plain(asdict(replace(self, figures=())))
         assert isinstance(plain, dict)
         return plain
 
 
-def evaluate(results: Sequence[ImageResult], skeleton: Skeleton, class_names: Sequence[str]) -> Evaluation:
+def evaluate(
+    results: Sequence[ImageResult], skeleton: Skeleton, class_names: Sequence[str], *, protocol: Protocol = "coco"
+) -> Evaluation:
     """Measure predictions against labels. Independent of the order of `results`, to the last bit.
 
     Raises DataError for an empty or repeated image set and for keypoints or classes that do not fit.
     """
     if not results:
         raise DataError("evaluation: no images; give it at least one validated image")
-    truth, found = collect(results, skeleton, len(class_names))
+    classes = len(class_names)
+    truth, found = collect(results, skeleton, classes)
+    if protocol == "crowdpose":
+        truth = crowdpose.with_areas_by_box(truth)
     sigmas_K, note = sigmas_of(skeleton)
 
     by_pose = compare_poses(truth, found, sigmas_K, coco.POSE_MAX_DETECTIONS)
-    pose = precision_recall(by_pose, truth.ignore_pose_M, classes=len(class_names))
-    by_confidence = confidence_curves(by_pose)
+    pose, pose_metrics = _pose(by_pose, protocol, classes=classes, images=len(results))
+    right_P, wrong_P = right_and_wrong(by_pose)
+    by_confidence = confidence_curves(by_pose, right_P, wrong_P)
 
     by_box = compare_boxes(truth, found, coco.BOX_MAX_DETECTIONS)
-    box = precision_recall(by_box, truth.ignore_box_M, classes=len(class_names), areas={"all": AREAS["all"]})
-    person_P = match(by_box, np.array([MATCH_IOU]), truth.ignore_pose_M)[:, 0]
-    accuracy = keypoint_accuracy(truth, found, answers(person_P, len(truth)), skeleton)
+    box = precision_recall(by_box, truth.ignore_box_M, classes=classes, areas={"all": AREAS["all"]})
+    person_P, answer_M = answers(by_box)
+    accuracy = keypoint_accuracy(truth, found, answer_M, skeleton)
     errors = error_kinds(
-        by_pose,
-        by_box,
-        person_P,
-        skeleton=skeleton,
-        sigmas_K=sigmas_K,
-        classes=len(class_names),
-        pose_ap=pose.ap(),
+        by_pose, by_box, person_P, skeleton=skeleton, sigmas_K=sigmas_K, classes=classes, pose_ap=pose.ap()
     )
-
-    metrics = pose_metrics(pose) | {
+    curves = Curves(
+        by_confidence=by_confidence,
+        person_calibration=calibrate(found.score_P[right_P | wrong_P], right_P[right_P | wrong_P]),
+        keypoint_calibration=_keypoint_calibration(truth, found, answer_M, accuracy.by_box_MK),
+        threshold_T=coco.THRESHOLDS_T,
+        recall_R=coco.RECALLS_R,
+        precision_TR=_mean_over_classes(pose.precision_ACTR[list(AREAS).index("all")]),
+        pck_threshold_X=accuracy.threshold_X,
+        pck_X=accuracy.pck_X,
+    )
+    metrics = {
+        **pose_metrics,
         "box_ap": box.ap(),
         "box_ap50": box.ap(threshold=0.5),
         "box_ap75": box.ap(threshold=0.75),
@@ -99,42 +121,39 @@ def evaluate(results: Sequence[ImageResult], skeleton: Skeleton, class_names: Se
         "recall": by_confidence.best_recall,
         "f1": by_confidence.best_f1,
         "best_f1_conf": by_confidence.best_confidence,
+        "person_ece": curves.person_calibration.error,
+        "keypoint_ece": curves.keypoint_calibration.error,
         **accuracy.metrics,
         "images": float(len(results)),
         "people": float(np.count_nonzero(~truth.ignore_pose_M)),
     }
-    curves = Curves(
-        by_confidence,
-        coco.THRESHOLDS_T,
-        coco.RECALLS_R,
-        _mean_over_classes(pose.precision_ACTR[list(AREAS).index("all")]),
-        accuracy.threshold_X,
-        accuracy.pck_X,
-    )
     return Evaluation(
         metrics=metrics,
         per_keypoint=accuracy.rows,
         per_class=_class_rows(class_names, truth, pose, box),
         error_kinds=errors,
         curves=curves,
-        notes=_notes(note, truth, by_confidence),
+        notes=_notes(note, truth, by_confidence, protocol),
     )
 
 
-def pose_metrics(pose: PrecisionRecall) -> dict[str, float]:
-    """COCO's ten keypoint numbers under raypose's names."""
-    return {
-        "pose_ap": pose.ap(),
-        "pose_ap50": pose.ap(threshold=0.5),
-        "pose_ap75": pose.ap(threshold=0.75),
-        "pose_ap_m": pose.ap("medium"),
-        "pose_ap_l": pose.ap("large"),
-        "pose_ar": pose.ar(),
-        "pose_ar50": pose.ar(threshold=0.5),
-        "pose_ar75": pose.ar(threshold=0.75),
-        "pose_ar_m": pose.ar("medium"),
-        "pose_ar_l": pose.ar("large"),
-    }
+def _pose(
+    by_pose: Comparison, protocol: Protocol, *, classes: int, images: int
+) -> tuple[PrecisionRecall, dict[str, float]]:
+    truth = by_pose.truth
+    if protocol == "coco":
+        pose = precision_recall(by_pose, truth.ignore_pose_M, classes=classes)
+        return pose, coco_metrics(pose)
+    pose = precision_recall(by_pose, truth.ignore_pose_M, classes=classes, areas={"all": AREAS["all"]})
+    levels = crowdpose.by_crowding(by_pose, crowdpose.crowd_index(truth, images), classes=classes)
+    return pose, crowdpose_metrics(pose, levels)
+
+
+def _keypoint_calibration(truth: Truth, found: Found, answer_M: IntArray, by_box_MK: Float64Array) -> Calibration:
+    """Of all keypoints of predictions that answer for somebody: one that nobody labelled is wrong."""
+    person = np.flatnonzero((answer_M >= 0) & ~truth.ignore_pose_M)
+    right = truth.labelled()[person] & (by_box_MK[person] <= KEYPOINT_THRESHOLD)
+    return calibrate(found.visible_PK[answer_M[person]].ravel(), right.ravel())
 
 
 def _class_rows(
@@ -159,8 +178,12 @@ def _mean_over_classes(precision_CTR: Float64Array) -> Float64Array:
     return mean_TR
 
 
-def _notes(sigmas_note: str | None, truth: Truth, by_confidence: ConfidenceCurves) -> tuple[str, ...]:
+def _notes(
+    sigmas_note: str | None, truth: Truth, by_confidence: ConfidenceCurves, protocol: Protocol
+) -> tuple[str, ...]:
     notes = [] if sigmas_note is None else [sigmas_note]
+    if protocol == "crowdpose":
+        notes.append("AP and AR follow CrowdPose: areas are 0.53 of the box; compare only with others of its kind")
     if truth.ignore_pose_M.all():
         notes.append("no labelled person counts, so AP, AR and PCK are undefined")
     if not math.isnan(by_confidence.best_confidence):

@@ -14,9 +14,17 @@ def sigmas_of(skeleton: Skeleton) -> tuple[Float64Array, str | None]:
     """Sigmas of each keypoint and, where the skeleton has none, a note about the 1/K that replaces them."""
     if skeleton.sigmas is not None:
         return np.array(skeleton.sigmas), None
-    note = (
-        f"skeleton of {skeleton.keypoints} keypoints has no OKS sigmas; used 1/{skeleton.keypoints} for each."
-        " OKS and AP then compare only with runs that did the same; state sigmas in dataset.yaml"
-    )
+    note = missing_sigmas(skeleton)
+    assert note is not None
     warnings.warn(note, stacklevel=3)
     return np.full(skeleton.keypoints, 1.0 / skeleton.keypoints), note
+
+
+def missing_sigmas(skeleton: Skeleton) -> str | None:
+    """What to say of a skeleton without sigmas."""
+    if skeleton.sigmas is not None:
+        return None
+    return (
+        f"skeleton of {skeleton.keypoints} keypoints has no OKS sigmas; used 1/{skeleton.keypoints} for each."
+        " OKS and AP then compare only with runs that did the same; state sigmas in dataset.yaml or val.sigmas"
+    )

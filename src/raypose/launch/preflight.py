@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 
+import numpy as np
+
 from raypose.checkpoint import CheckpointStore, locate_model
 from raypose.config import RunConfig
 from raypose.data.shard_set import ShardSet
-from raypose.errors import CheckpointError, ConfigError, DataError
-from raypose.evaluate import evaluate
+from raypose.errors import CheckpointError, ConfigError, DataError, ValidatorError
+from raypose.evaluate import Judge
 from raypose.storage import ObjectStore, require_writable
 from raypose.structures import ImageResult, People, Poses
 
@@ -17,7 +19,8 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
     """Raise the first kind of error found: configuration, then data, then state of the run's folder."""
     train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
     _check_fit(config, train_set, val_set)
-    problems = [*_settings_problems(config, metric_names(val_set)), *_batch_problems(config, len(train_set))]
+    judge = Judge.of(config.val)
+    problems = [*_settings_problems(config, metric_names(val_set, judge)), *_batch_problems(config, len(train_set))]
     if problems:
         raise ConfigError(problems)
     if resume:
@@ -27,12 +30,29 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
     require_writable(store)
 
 
-def metric_names(val_set: ShardSet) -> list[str]:
-    """What validation on this set will measure, found out by measuring nothing."""
-    nothing = ImageResult(
-        "nothing", 1, 1, People.empty(val_set.skeleton.keypoints), Poses.empty(val_set.skeleton.keypoints)
-    )
-    return sorted(evaluate([nothing], val_set.skeleton, val_set.class_names).metrics)
+def metric_names(val_set: ShardSet, judge: Judge) -> list[str]:
+    """What validation on this set will measure, found out by a rehearsal.
+
+    Raises ConfigError where a validator fails at it, or the sigmas do not fit.
+    """
+    try:
+        rehearsed = _well_predicted(val_set) if judge.validators else _nothing(val_set.skeleton.keypoints)
+        return sorted(judge.measure([rehearsed], val_set.skeleton, val_set.class_names).metrics)
+    except ValidatorError as error:
+        raise ConfigError(f"val.validators: rehearsed with image {rehearsed.id!r}: {error}") from error
+
+
+def _nothing(keypoints: int) -> ImageResult:
+    return ImageResult("nothing", 1, 1, People.empty(keypoints), Poses.empty(keypoints))
+
+
+def _well_predicted(val_set: ShardSet) -> ImageResult:
+    """The first image, predicted as it is labelled: validators may look images up by their ids."""
+    sample = val_set.sample(*val_set.locate(0))
+    people = sample.people.select(~sample.people.ignore_N)
+    keypoints_NK3 = np.minimum(people.keypoints_NK3, np.array([np.inf, np.inf, 1.0], np.float32))
+    poses = Poses(people.box_xyxy_N4, np.ones(len(people), np.float32), people.class_N, keypoints_NK3)
+    return ImageResult(sample.id, sample.width, sample.height, sample.people, poses)
 
 
 def _settings_problems(config: RunConfig, known_metrics: list[str]) -> list[str]:
