@@ -18,10 +18,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
+from tests.remote_store import RemoteStore
 
 from raypose.data import shard_set as shard_set_module
+from raypose.data import verify as verify_module
 from raypose.data.build import build_shard_set
 from raypose.data.build.cut import RECORD_BYTES
+from raypose.data.cache import NodeCache
 from raypose.data.importers import source_of
 from raypose.data.manifest import Counts, Manifest, ShardInfo, read_manifest
 from raypose.data.shard import ShardReader, ShardWriter
@@ -264,6 +267,30 @@ def test_verify_names_the_damaged_shard_and_record(built: Path) -> None:
     faults = [fault for fault in ShardSet.open(str(built)).verify() if fault]
     assert [(fault.shard, fault.record) for fault in faults] == [(path.name, None), (path.name, 0)]
     assert "sha256" in faults[0].reason
+
+
+def test_verify_finds_the_same_in_several_processes(built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(verify_module, "BYTES_A_PROCESS", 1)
+    damaged, missing = sorted(built.glob("shard-*.pkl"))[1:3]
+    content = bytearray(damaged.read_bytes())
+    content[200] ^= 0xFF
+    damaged.write_bytes(content)
+    missing.unlink()
+    opened = ShardSet.open(str(built))
+    alone, shared = list(opened.verify()), list(opened.verify(processes=2))
+    assert alone == shared
+    assert [fault.shard for fault in alone if fault] == [damaged.name, damaged.name, missing.name]
+
+
+def test_verify_reads_what_is_in_the_store_and_not_the_copy_of_this_node(built: Path, tmp_path: Path) -> None:
+    remote = RemoteStore(built, tmp_path / "downloads.log")
+    opened = ShardSet(remote, read_manifest(open_store(str(built))), NodeCache(tmp_path / "cache", 1 << 30))
+    assert len(list(opened)) == 12 and list(opened.verify()) == [None] * 12
+    missing = sorted(built.glob("shard-*.pkl"))[0]
+    missing.unlink()
+    faults = [fault for fault in opened.verify() if fault]
+    assert [(fault.shard, fault.record) for fault in faults] == [(missing.name, None)]
+    assert "is missing" in faults[0].reason
 
 
 def test_verify_finds_an_image_that_does_not_decode(tmp_path: Path) -> None:

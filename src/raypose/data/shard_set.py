@@ -37,6 +37,8 @@ class ShardSet:
         self._store = store
         self.manifest = manifest
         self._cache = None if isinstance(store, LocalStore) else cache or NodeCache(cache_folder(), DEFAULT_CACHE_BYTES)
+        self.shard_sizes = tuple(shard.samples for shard in manifest.shards)
+        """Samples of each shard, in the order of the manifest."""
         self._ends = list(accumulate(self.shard_sizes))
         self._readers: OrderedDict[int, ShardReader] = OrderedDict()
         self._lock = threading.Lock()
@@ -70,11 +72,6 @@ class ShardSet:
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.manifest.class_names
-
-    @property
-    def shard_sizes(self) -> tuple[int, ...]:
-        """Samples of each shard, in the order of the manifest."""
-        return tuple(shard.samples for shard in self.manifest.shards)
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -21,6 +21,9 @@ from raypose.storage import ObjectStore
 from raypose.storage.local import LocalStore
 from raypose.structures import Sample
 
+BYTES_A_PROCESS = 32 * 2**20
+"""What one process verifies in about the time that another one takes to start."""
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -35,10 +38,11 @@ def verify_shards(store: ObjectStore, manifest: Manifest, processes: int = 1) ->
     """One item for each sample, None where it is well, and one more for each damaged shard, in order of shards.
 
     A shard whose size or SHA-256 differs is reported as a whole first, then its records one by one. What lies in
-    the store is read, never a node's copy of it.
+    the store is read, never a node's copy of it. At most `processes` share the work, fewer where the set is small.
     """
     verify_one = partial(_verify_shard, store, manifest.skeleton.keypoints)
-    processes = min(processes, len(manifest.shards))
+    size_bytes = sum(shard.size_bytes for shard in manifest.shards)
+    processes = min(processes, len(manifest.shards), size_bytes // BYTES_A_PROCESS)
     if processes <= 1:
         yield from chain.from_iterable(map(verify_one, manifest.shards))
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ def verify(shard_set: ShardSetArgument) -> None:
     opened = open_shard_set(shard_set)
     faults = 0
     with show_progress("verify", len(opened)) as progress:
-        for done, fault in enumerate(opened.verify(), start=1):
+        for done, fault in enumerate(opened.verify(processes=os.cpu_count() or 1), start=1):
             if fault is not None:
                 faults += 1
                 record = "" if fault.record is None else f", record {fault.record}"
