@@ -39,7 +39,7 @@ class RayTasks:
 def _deal(work: Callable[[Any], Any], tasks: Sequence[Any], limit: int) -> Generator[tuple[int, Any], None, None]:
     import ray
 
-    remote = ray.remote(num_cpus=1, max_retries=5)(outcome_of)
+    remote = ray.remote(num_cpus=1, max_retries=5, scheduling_strategy="SPREAD")(outcome_of)
     shared = ray.put(work)  # sent to each node once, not with every task
     left, running = iter(enumerate(tasks)), dict[Any, int]()
     try:

@@ -65,8 +65,8 @@ def build_from(
     out: str,
     shard_mib: int,
     overwrite: bool,
-    workers: int | None = None,
-    ray: bool | None = None,
+    workers: int | None,
+    ray: bool | None,
 ) -> None:
     """Build and say what came of it; see the options above."""
     from raypose.data.build import build_shard_set

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from raypose.cli.data.build import OutOption, Overwrite, ShardMib, build_from
+from raypose.cli.data.build import OnRay, OutOption, Overwrite, ShardMib, Workers, build_from
 
 ImagesOption = Annotated[str, typer.Option(help="Folder or s3:// URL of the images.")]
 
@@ -17,11 +17,13 @@ def coco(
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import a COCO keypoint JSON with its images."""
     from raypose.data.importers.coco import read_coco
 
-    build_from(read_coco(annotations, images), out, shard_mib, overwrite)
+    build_from(read_coco(annotations, images), out, shard_mib, overwrite, workers, ray)
 
 
 def yolo(
@@ -30,11 +32,13 @@ def yolo(
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import one split of an Ultralytics data set with YOLO text labels."""
     from raypose.data.importers.yolo_txt import read_yolo
 
-    build_from(read_yolo(data_yaml, split), out, shard_mib, overwrite)
+    build_from(read_yolo(data_yaml, split), out, shard_mib, overwrite, workers, ray)
 
 
 def mpii(
@@ -43,11 +47,13 @@ def mpii(
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import MPII Human Pose: its MAT-file, or the JSON that HRNet and mmpose use."""
     from raypose.data.importers.mpii import read_mpii
 
-    build_from(read_mpii(annotations, images), out, shard_mib, overwrite)
+    build_from(read_mpii(annotations, images), out, shard_mib, overwrite, workers, ray)
 
 
 def crowdpose(
@@ -56,11 +62,13 @@ def crowdpose(
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import CrowdPose with its 14 keypoints."""
     from raypose.data.importers.crowdpose import read_crowdpose
 
-    build_from(read_crowdpose(annotations, images), out, shard_mib, overwrite)
+    build_from(read_crowdpose(annotations, images), out, shard_mib, overwrite, workers, ray)
 
 
 def cvat(
@@ -69,11 +77,13 @@ def cvat(
     out: OutOption,
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import skeletons, or sets of points, and boxes from CVAT."""
     from raypose.data.importers.cvat import read_cvat
 
-    build_from(read_cvat(annotations, images), out, shard_mib, overwrite)
+    build_from(read_cvat(annotations, images), out, shard_mib, overwrite, workers, ray)
 
 
 def label_studio(
@@ -83,9 +93,11 @@ def label_studio(
     keypoints: Annotated[str, typer.Option(help="Keypoint names in order, separated by commas.")] = "",
     shard_mib: ShardMib = 64,
     overwrite: Overwrite = False,
+    workers: Workers = None,
+    ray: OnRay = None,
 ) -> None:
     """Import keypoints and rectangles from Label Studio."""
     from raypose.data.importers.label_studio import read_label_studio
 
     names = [name.strip() for name in keypoints.split(",") if name.strip()]
-    build_from(read_label_studio(annotations, images, names), out, shard_mib, overwrite)
+    build_from(read_label_studio(annotations, images, names), out, shard_mib, overwrite, workers, ray)
