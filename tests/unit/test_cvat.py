@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 from raypose.data.importers.cvat import read_cvat
 from raypose.data.importers.source import LabelledSource
 from raypose.errors import DataError
 from raypose.structures import People
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 DRAWING = """
 <line x1="1" y1="1" x2="2" y2="2" data-type="edge" data-node-from="1" data-node-to="3"></line>
@@ -110,7 +110,7 @@ BAD = {
     "another encoding": ("", SKELETON, "<?xml version='1.0' encoding='klingon'?><a/>", "not valid XML"),
     "nobody": ("<box label='x' xtl='1' ytl='1' xbr='2' ybr='2'/>", label("x"), "", "neither skeletons nor point sets"),
     "an unknown point": (PERSON.replace("left_eye", "chin"), SKELETON, "", "point 'chin' is not in the skeleton"),
-    "a point twice": (PERSON.replace("left_eye", "nose"), SKELETON, "", "'nose' is not in the skeleton, or there twice"),
+    "a point twice": (PERSON.replace("left_eye", "nose"), SKELETON, "", "'nose' is not in the skeleton, or there"),
     "no coordinates": (PERSON.replace("20,30", "20"), SKELETON, "", "nose: points '20', expected x,y once"),
     "two coordinates": (PERSON.replace("20,30", "20,30;1,2"), SKELETON, "", "expected x,y once"),
     "an endless coordinate": (PERSON.replace("20,30", "inf,30"), SKELETON, "", "expected x,y once"),
@@ -119,8 +119,8 @@ BAD = {
     "a rotated box": (PERSON + BOX.replace(" xtl", ' rotation="9" xtl'), SKELETON, "", "rotated"),
     "a box of words": (PERSON + BOX.replace("10.5", "left"), SKELETON, "", "xtl 'left', expected a number"),
     "a group of words": (PERSON.replace('"4"', '"red"'), SKELETON, "", "group_id 'red'"),
-    "skeletons that differ": ("", SKELETON + label("dog", "skeleton") + label("tail", parent="dog"), "", "one skeleton"),
-    "one point, no box": (PERSON.replace('outside="0" points="20', 'outside="1" points="20'), SKELETON, "", "draw a box"),
+    "skeletons that differ": ("", SKELETON + label("dog", "skeleton") + label("x", parent="dog"), "", "one skeleton"),
+    "one point, no box": (PERSON.replace('"0" points="20', '"1" points="20'), SKELETON, "", "draw a box"),
 }  # fmt: skip
 
 

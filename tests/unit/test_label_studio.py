@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 from raypose.data.importers.label_studio import read_label_studio
 from raypose.data.importers.source import LabelledSource
 from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, People
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 UPLOADED = "/data/upload/7/0a1b2c3d-a.jpg"
 
@@ -68,7 +68,13 @@ def test_keypoints_below_a_rectangle_are_a_person_in_pixels(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_relations_tie_keypoints_to_rectangles_in_either_direction(reverse: bool, tmp_path: Path) -> None:
-    results = [rectangle("r"), rectangle("s", "dog"), keypoint("k", "tail"), keypoint("l", "tail"), keypoint("m", "head")]
+    results = [
+        rectangle("r"),
+        rectangle("s", "dog"),
+        keypoint("k", "tail"),
+        keypoint("l", "tail"),
+        keypoint("m", "head"),
+    ]
     ties = [("k", "r"), ("l", "s"), ("m", "l")]
     results += [relation(*(reversed(tie) if reverse else tie)) for tie in ties]
     source, people = read(tmp_path, task(*results))
@@ -104,7 +110,7 @@ def test_the_order_of_keypoints_is_cocos_or_as_told(tmp_path: Path) -> None:
     assert source.skeleton.flip_pairs == ((0, 1),) and people.keypoints_NK3[0, :, 2].tolist() == [2, 0, 2]
     with pytest.raises(DataError, match="'nose' is not in --keypoints"):
         read(tmp_path, task(*results), keypoints=("right_eye",))
-    with pytest.raises(DataError, match="--keypoints nose,right_eye,nose.*twice"):
+    with pytest.raises(DataError, match=r"--keypoints nose,right_eye,nose.*twice"):
         read(tmp_path, task(*results), keypoints=("nose", "right_eye", "nose"))
 
 
@@ -150,7 +156,7 @@ def test_images_are_found_by_the_end_of_their_path(name: str, tmp_path: Path) ->
 def test_another_key_of_the_data_may_name_the_image(tmp_path: Path) -> None:
     results = [rectangle("r"), keypoint("k", "tail", "r")]
     assert len(read(tmp_path, task(*results, data={"photo": UPLOADED, "note": "blue"}))[1]) == 1
-    with pytest.raises(DataError, match="task 12: data has no 'image'.*found photo, other"):
+    with pytest.raises(DataError, match=r"task 12: data has no 'image'.*found photo, other"):
         read(tmp_path, task(*results, data={"photo": UPLOADED, "other": "b.png"}))
 
 
@@ -174,7 +180,7 @@ BAD: dict[str, tuple[Any, str]] = {
     "no label": ([task(region("keypointlabels", "k", "tail", x=1, y=2) | {"value": {}})], "'k' has labels None"),
     "no position": ([task(keypoint("k", "tail", y=None))], "'tail' has y None, expected percent"),  # type: ignore[arg-type]
     "a path that climbs": ([task(keypoint("k", "tail"), image="../a.jpg")], r"\.\./a\.jpg"),
-    "an image inside": ([task(keypoint("k", "tail"), image="data:image/png;base64,AA")], "no 'image' that names a file"),
+    "an image inside": ([task(keypoint("k", "tail"), image="data:image/png;base64,AA")], "no 'image' that names"),
     "no such image": ([task(keypoint("k", "tail"), image="/data/upload/1/gone.jpg")], "none of the 1 images"),
     "classes, but no rectangle": (
         [task(rectangle("r"), keypoint("k", "tail", "r"), rectangle("s", "dog"), keypoint("l", "tail", "s")),
@@ -193,7 +199,12 @@ def test_an_export_that_does_not_fit_names_file_and_fault(name: str, tmp_path: P
 
 
 junk = st.recursive(
-    st.none() | st.booleans() | st.integers(-3, 3) | st.just(10**400) | st.floats() | st.sampled_from(["", "r", "http://["]),
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 3)
+    | st.just(10**400)
+    | st.floats()
+    | st.sampled_from(["", "r", "http://["]),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
     max_leaves=8,
 )

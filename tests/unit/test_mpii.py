@@ -12,6 +12,7 @@ import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 from raypose.data.build import build_shard_set
 from raypose.data.importers.crowdpose import CROWDPOSE_PERSON, read_crowdpose
@@ -19,7 +20,6 @@ from raypose.data.importers.mpii import MPII_PERSON, read_mpii
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import People
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 NONE = np.zeros((0, 0))
 XY = [(10.0 + 2 * joint, 50.0 - joint) for joint in range(16)]
@@ -213,5 +213,5 @@ def test_crowdpose_gets_its_own_skeleton_in_place_of_cocos(tmp_path: Path) -> No
 def test_other_keypoints_are_not_taken_for_crowdposes(tmp_path: Path) -> None:
     category = {"id": 1, "name": "person", "keypoints": ["nose"]}
     (tmp_path / "coco.json").write_text(json.dumps(crowdpose_json(categories=[category])))
-    with pytest.raises(DataError, match="expected CrowdPose's 14.*data import coco"):
+    with pytest.raises(DataError, match=r"expected CrowdPose's 14.*data import coco"):
         read_crowdpose(tmp_path / "coco.json", tmp_path)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from raypose.data.exporters.files import image_name, open_empty, write_each
-from raypose.data.importers.coco import ESTIMATED_AREA
+from raypose.data.importers.coco import CORNERS, ESTIMATED_AREA
 from raypose.data.shard_set import ShardSet
 from raypose.structures import AREA_PER_BOX, People, Sample, Skeleton
 
@@ -67,16 +67,17 @@ def _counted_from_1(pairs: tuple[tuple[int, int], ...]) -> list[tuple[int, int]]
 
 
 def _people(people: People) -> Iterator[dict[str, Any]]:
-    # In float64 the differences of float32 corners lose nothing that adding them up again would miss.
     box_xyxy_N4 = people.box_xyxy_N4.astype(np.float64)
-    size_N2 = box_xyxy_N4[:, 2:] - box_xyxy_N4[:, :2]
+    start_N2, size_N2 = box_xyxy_N4[:, :2], box_xyxy_N4[:, 2:] - box_xyxy_N4[:, :2]
+    ends_N2 = (start_N2 + size_N2).astype(np.float32)
+    is_exact_N = (ends_N2.view(np.int32) == people.box_xyxy_N4[:, 2:].copy().view(np.int32)).all(axis=1)
     labelled_N = (people.keypoints_NK3[..., 2] > 0).sum(axis=1)
     for index in range(len(people)):
         is_crowd, is_ignored = bool(people.crowd_N[index]), bool(people.ignore_N[index])
         area = float(people.area_N[index])
         person: dict[str, Any] = {
             "category_id": int(people.class_N[index]) + 1,
-            "bbox": [*box_xyxy_N4[index, :2].tolist(), *size_N2[index].tolist()],
+            "bbox": [*start_N2[index].tolist(), *size_N2[index].tolist()],
             "area": area,
             "iscrowd": int(is_crowd),
             # COCO's evaluation ignores whoever has none, and knows no other way to say so.
@@ -87,6 +88,8 @@ def _people(people: People) -> Iterator[dict[str, Any]]:
             person |= {"area": AREA_PER_BOX * float(np.prod(size_N2[index])), ESTIMATED_AREA: 1}
         if is_ignored and not is_crowd:
             person["ignore"] = 1
+        if not is_exact_N[index]:
+            person[CORNERS] = box_xyxy_N4[index].tolist()
         yield person
 
 

@@ -29,7 +29,9 @@ from raypose.structures import People, Sample, Skeleton
 _Raw = dict[str, Any]
 ESTIMATED_AREA = "area_is_estimate"
 """Set in an annotation whose area nobody measured: exports state one all the same, for COCO's evaluation needs it."""
-_ROW_KEYS = ("id", "category_id", "bbox", "keypoints", "area", ESTIMATED_AREA, "iscrowd", "ignore")
+CORNERS = "corners"
+"""x1, y1, x2, y2 in an annotation whose `bbox` does not give them back: -1 and 1 + 1e-30 make no 1e-30."""
+_ROW_KEYS = ("id", "category_id", "bbox", CORNERS, "keypoints", "area", ESTIMATED_AREA, "iscrowd", "ignore")
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,15 +214,21 @@ def _people(annotations: list[_Raw], skeleton: Skeleton, class_of: dict[int, int
     if not annotations:
         return People.empty(skeleton.keypoints)
     count = skeleton.keypoints
-    box_xywh_N4 = np.array([_numbers(row, "bbox", 4, where) for row in annotations])
     return make_people(
-        box_xyxy_N4=np.concatenate([box_xywh_N4[:, :2], box_xywh_N4[:, :2] + box_xywh_N4[:, 2:]], axis=1),
+        box_xyxy_N4=np.array([_corners(row, where) for row in annotations]),
         keypoints_NK3=np.array([_keypoints(row, count, where) for row in annotations]).reshape(-1, count, 3),
         class_N=np.array([class_of[row["category_id"]] for row in annotations], np.int64),
         area_N=np.array([_area(row, where) for row in annotations]),
         ignore_N=np.array([bool(row.get("ignore")) for row in annotations]),
         crowd_N=np.array([bool(row.get("iscrowd")) for row in annotations]),
     )
+
+
+def _corners(annotation: _Raw, where: str) -> list[float]:
+    if CORNERS in annotation:
+        return _numbers(annotation, CORNERS, 4, where)
+    x, y, width, height = _numbers(annotation, "bbox", 4, where)
+    return [x, y, x + width, y + height]
 
 
 def _keypoints(annotation: _Raw, count: int, where: str) -> list[float]:
