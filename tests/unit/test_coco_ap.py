@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from tests.coco_problems import Json, oracle, random_problem, write
 
 from raypose.errors import DataError
 from raypose.evaluate.coco import AREAS, BOX_MAX_DETECTIONS, precision_recall
@@ -27,66 +21,6 @@ GOLDEN_PAIRS = [
     ("fce_keypoints_dt_dataset.json", "fce_keypoints_gt_dataset.json"),
     *((f"merged_dt_noise{noise}.json", "merged_gt.json") for noise in ("0.0", "0.5", "1.0", "2.0")),
 ]
-Json = dict[str, Any]
-
-
-def oracle(predictions: Path, annotations: Path, kind: str = "keypoints") -> list[float]:
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        judge = COCOeval(truth, truth.loadRes(str(predictions)), kind)
-        judge.evaluate()
-        judge.accumulate()
-        judge.summarize()
-    return [float(value) for value in judge.stats]
-
-
-def random_problem(seed: int) -> tuple[Json, list[Json]]:
-    """Two categories, crowds, people without keypoints, equal scores, more than 20 predictions, all sizes."""
-    rng = np.random.default_rng(seed)
-    images = [{"id": int(i), "width": 640, "height": 640} for i in rng.permutation(12)[:6] + 1]
-    people: list[Json] = []
-    results: list[Json] = []
-    for image in images:
-        for _ in range(int(rng.integers(0, 6))):
-            side = float(rng.choice([20.0, 60.0, 200.0]))
-            box = [*rng.uniform(0, 400, 2), side, side * rng.uniform(0.5, 1.5)]
-            points = rng.uniform(0, 1, (17, 2)) * box[2:] + box[:2]
-            visibility = rng.integers(0, 3, 17) * (rng.random() > 0.2)
-            person = {
-                "id": len(people) + 1,
-                "image_id": image["id"],
-                "category_id": int(rng.integers(1, 3)),
-                "bbox": [float(value) for value in box],
-                "area": float(box[2] * box[3] * rng.uniform(0.3, 1.0)),
-                "iscrowd": int(rng.random() < 0.15),
-                "keypoints": np.column_stack([points * (visibility[:, None] > 0), visibility]).ravel().tolist(),
-                "num_keypoints": int((visibility > 0).sum()),
-            }
-            people.append(person)
-            for _ in range(int(rng.integers(0, 8))):
-                noisy = points + rng.normal(0, side * rng.choice([0.0, 0.02, 0.1]), (17, 2))
-                results.append(result_like(person, noisy, float(rng.integers(0, 12)) / 10))
-    categories = [{"id": 1, "name": "a", "keypoints": [str(k) for k in range(17)]}, {"id": 2, "name": "b"}]
-    order = rng.permutation(len(results))
-    truth = {"images": images, "annotations": people, "categories": categories}
-    return truth, [results[int(i)] for i in order]
-
-
-def result_like(person: Json, points: np.ndarray, score: float) -> Json:
-    return {
-        "image_id": person["image_id"],
-        "category_id": person["category_id"],
-        "score": score,
-        "bbox": [*points.min(axis=0).tolist(), *np.ptp(points, axis=0).tolist()],
-        "keypoints": np.column_stack([points, np.ones(17)]).ravel().tolist(),
-    }
-
-
-def write(folder: Path, truth: Json, results: object) -> tuple[Path, Path]:
-    predictions, annotations = folder / "predictions.json", folder / "annotations.json"
-    predictions.write_text(json.dumps(results))
-    annotations.write_text(json.dumps(truth))
-    return predictions, annotations
 
 
 @pytest.mark.skipif(not GOLDEN.is_dir(), reason="../shared/data/metrics-golden is absent")
@@ -213,12 +147,3 @@ def test_a_wrong_annotation_file_is_named(tmp_path: Path, content: str, complain
     assert "annotations.json" in str(caught.value)
     with pytest.raises(DataError, match="cannot be read"):
         evaluate_files(predictions, tmp_path / "absent.json")
-
-
-def test_annotation_id_zero_counts_as_in_pycocotools_and_is_said(tmp_path: Path) -> None:
-    truth, results = random_problem(3)
-    for person in truth["annotations"]:
-        person["id"] -= 1
-    files = write(tmp_path, truth, results)
-    with pytest.warns(UserWarning, match="id 0"):
-        assert list(evaluate_files(*files).values()) == pytest.approx(oracle(*files), abs=1e-9)
