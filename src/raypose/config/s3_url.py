@@ -17,10 +17,15 @@ from raypose.errors import ConfigError
 SCHEME = "s3://"
 _FORM = "expected s3://bucket/prefix?option=value"
 _BUCKET = re.compile(r"[A-Za-z0-9][\w.-]{2,254}")
+_NO_CREDENTIALS = (
+    "credentials do not belong into a URL, which is written to files and logs; set AWS_ACCESS_KEY_ID and"
+    " AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with ?profile="
+)
 _SECRET_WORD = r"key|secret|token|password|credential|signature"
 _SECRET_NAME = re.compile(_SECRET_WORD, re.IGNORECASE)
 _SECRETS = (
-    (re.compile(r"://[^/?&@:\s]*(?::[^?&@\s]*)?@"), "://…@"),  # a secret key may hold slashes
+    # What stands between :// and @, as it is or percent-encoded; a secret key may hold slashes.
+    (re.compile(r"((?::|%3A)(?://|%2F%2F))[^/?&@:\s]*(?:(?::|%3A)[^?&@\s]*?)?(@|%40)", re.IGNORECASE), r"\1…\2"),
     (re.compile(rf"([?&][^=&\s]*(?:{_SECRET_WORD})[^=&\s]*)=[^&\s'\"]*", re.IGNORECASE), r"\1=…"),
 )
 _SEPARATORS = str.maketrans({"%": "%25", "?": "%3F"})
@@ -78,10 +83,7 @@ def refuse_secrets(url: str) -> None:
     """Raise ConfigError for a URL with credentials in it, without repeating them."""
     hidden = hide_secrets(url)
     if hidden != url:
-        raise ConfigError(
-            f"{hidden}: credentials do not belong into a URL, which is written to files and logs; set AWS_ACCESS_KEY_ID"
-            " and AWS_SECRET_ACCESS_KEY, or name a profile of ~/.aws with ?profile="
-        )
+        raise ConfigError(f"{hidden}: {_NO_CREDENTIALS}")
 
 
 def hide_secrets(text: str) -> str:
@@ -100,7 +102,8 @@ def _options(place: str, given: list[tuple[str, str]]) -> Mapping[str, Any]:
             raise ConfigError(f"{place}: unknown option {name}; {hint}")
         if name in options:
             raise ConfigError(f"{place}: {name} is given twice; keep one")
-        refuse_secrets(value)
+        if "@" in value and name == "endpoint_url":
+            raise ConfigError(f"{place}: {_NO_CREDENTIALS}")
         try:
             options[name] = _READERS[name](value)
         except ValueError as error:
