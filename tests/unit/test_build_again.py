@@ -22,6 +22,7 @@ from raypose.data.importers import LabelledSource, SourceImage
 from raypose.data.importers.folder import read_folder, write_folder
 from raypose.data.shard_set import ShardSet
 from raypose.data.synth import synthesize
+from raypose.data.synth_folder import synthesize_folder
 from raypose.errors import RayposeError, StorageError
 from raypose.structures import COCO_PERSON, Sample
 
@@ -54,6 +55,11 @@ def test_any_number_of_workers_makes_the_same_files(
     out = tmp_path / "set"
     build_shard_set(read_folder(people), str(out), shard_bytes=SHARD_BYTES, runner=LocalProcesses(workers))
     assert files_in(out) == expected
+
+
+def test_any_number_of_workers_draws_the_same_people(people: Path, tmp_path: Path) -> None:
+    synthesize_folder(IMAGES, 5, 64, tmp_path / "people", runner=LocalProcesses(2))
+    assert files_in(tmp_path / "people") == files_in(people)
 
 
 SCRIPT = """

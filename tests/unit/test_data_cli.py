@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 from raypose.cli import main
 from raypose.cli.data import app
+from raypose.cli.data.progress import Pace
 from raypose.errors import ConfigError
 
 runner = CliRunner()
@@ -98,3 +99,21 @@ def test_coco_and_yolo_imports_tell_what_they_assumed(made: Path, tmp_path: Path
     (tmp_path / "data.yaml").write_text("train: images\nnames: [person]\nkpt_shape: [1, 3]\nkpt_names: {0: [nose]}\n")
     printed = run("import", "yolo", tmp_path / "data.yaml", "--split", "train", "--out", tmp_path / "y")
     assert "5 of 6 images have no label file" in printed and "1 labelled people" in printed
+
+
+def test_a_pace_tells_rates_and_time_left_and_forgets_what_flew_past() -> None:
+    pace = Pace(total=10_000)
+    for second in range(0, 11):
+        pace.add(float(second), 40 * second, 8_000_000 * second)
+    assert str(pace) == "40 images/s, 8.0 MB/s, 0:04:00 left"
+    pace = Pace(total=10_000)
+    pace.add(0.0, 0, 0)
+    for second in range(1, 200):
+        pace.add(float(second), 5000 + 2 * second, 0)
+    assert str(pace) == "2 images/s, 0:38:21 left"
+
+
+def test_workers_make_no_difference(made: Path, tmp_path: Path) -> None:
+    printed = run("build", made / "people", tmp_path / "set", "--workers", 2, "--no-ray")
+    assert printed.startswith("wrote ") and "6 images in 1 shard" in printed
+    assert {path.name for path in (tmp_path / "set").iterdir()} == {path.name for path in (made / "shards").iterdir()}

@@ -39,8 +39,8 @@ _SCENES = (  # RGB above and below the horizon
 )
 
 
-def synthesize(count: int, seed: int, size_px: int) -> Iterator[Sample]:
-    """`count` images whose long side is `size_px`, with 0 to 4 COCO people each.
+def synthesize(count: int, seed: int, size_px: int, *, start: int = 0) -> Iterator[Sample]:
+    """`count` images from number `start` on, whose long side is `size_px`, with 0 to 4 COCO people each.
 
     Image i depends on `seed`, i and `size_px` only, so a longer data set begins with the shorter one.
     """
@@ -49,7 +49,7 @@ def synthesize(count: int, seed: int, size_px: int) -> Iterator[Sample]:
             f"synthetic data: count {count}, seed {seed}, size_px {size_px};"
             f" count and seed start at 0 and images at {_MIN_SIZE_PX} px"
         )
-    for index in range(count):
+    for index in range(start, start + count):
         yield _sample(default_rng([seed, index]), f"synth-{index:06d}", size_px)
 
 

@@ -49,14 +49,13 @@ def synth(
     samples: Annotated[int, typer.Option(min=1, help="How many images.")],
     seed: Annotated[int, typer.Option(min=0, help="Equal seeds give equal images.")],
     size: Annotated[int, typer.Option(min=64, help="Long side of the images in pixels.")] = 320,
+    workers: Workers = None,
 ) -> None:
     """Make a synthetic data set of people with COCO's 17 keypoints, for trying things out."""
-    from raypose.data.importers.folder import write_folder
-    from raypose.data.synth import synthesize
-    from raypose.structures import COCO_PERSON
+    from raypose.data.synth_folder import synthesize_folder
 
     with show_progress("synthesise", samples) as progress:
-        write_folder(synthesize(samples, seed, size), COCO_PERSON, ("person",), out, progress=progress)
+        synthesize_folder(samples, seed, size, out, runner=_runner(workers, ray=False), progress=progress)
     typer.echo(f"wrote {samples:,} images with labels to {out}; next: raypose data build {out} SHARDS")
 
 

@@ -28,6 +28,7 @@ from raypose.data.importers.source import (
     read_yaml,
     refuse_if_any,
 )
+from raypose.data.sample_id import check_sample_id
 from raypose.errors import DataError, StorageError
 from raypose.storage import ObjectStore, StoredObject, open_store
 from raypose.structures import COCO_PERSON, People, Sample, Skeleton
@@ -83,17 +84,33 @@ def write_folder(
     progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write samples in this very layout, labels as lists of people; returns their number. `out` must be empty."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise StorageError(f"{out}: not an empty folder; choose another or remove it")
+    check_is_empty(out)
     written = 0
     for written, sample in enumerate(samples, start=1):
-        _write_file(out / _IMAGES / f"{_safe_stem(sample.id)}{_suffix_of(sample)}", sample.image)
-        _write_file(out / _LABELS / f"{sample.id}.pkl", pickle.dumps(_people_dicts(sample.people), protocol=5))
+        write_labelled_image(sample, out)
         if progress:
             progress(written)
+    write_settings(skeleton, class_names, out)
+    return written
+
+
+def check_is_empty(out: Path) -> None:
+    """Raise StorageError unless a new data set may be written there."""
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise StorageError(f"{out}: not an empty folder; choose another or remove it")
+
+
+def write_labelled_image(sample: Sample, out: Path) -> None:
+    """One image and its label."""
+    check_sample_id(sample.id, "a sample")
+    _write_file(out / _IMAGES / f"{sample.id}{_suffix_of(sample)}", sample.image)
+    _write_file(out / _LABELS / f"{sample.id}.pkl", pickle.dumps(_people_dicts(sample.people), protocol=5))
+
+
+def write_settings(skeleton: Skeleton, class_names: tuple[str, ...], out: Path) -> None:
+    """`dataset.yaml`, without which the folder is no data set."""
     settings = {"classes": list(class_names), "coordinates": "pixels", "skeleton": skeleton.to_dict()}
     _write_file(out / _SETTINGS_FILE, yaml.safe_dump(settings, sort_keys=False, default_flow_style=None).encode())
-    return written
 
 
 def _read_settings(store: ObjectStore) -> LabelSettings:
@@ -165,13 +182,6 @@ def _people_dicts(people: People) -> list[dict[str, Any]]:
             person["crowd"] = True
         dicts.append(person)
     return dicts
-
-
-def _safe_stem(sample_id: str) -> str:
-    path = PurePosixPath(sample_id)
-    if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in sample_id:
-        raise DataError(f"sample id {sample_id!r} is no relative path, so no file can be named after it")
-    return sample_id
 
 
 def _suffix_of(sample: Sample) -> str:
