@@ -257,7 +257,7 @@ def plot(result: dict[str, Any], recipe: Recipe, path: Path) -> None:
         ["data set", "read", "twice", "missed"],
         [recipe.samples, coverage["read"], coverage["twice"], coverage["missed"]],
     )
-    exact.bar_label(bars, fmt="{:,.0f}")
+    exact.bar_label(bars, fmt="{:,.0f}", fontsize=7)
     exact.set(title="samples of an epoch")
     exact.margins(y=0.15)
     work.plot(counts, result["work_spread"], "o-")
