@@ -136,7 +136,7 @@ class ShardSet:
         if self._cache is None or needed_bytes <= self._cache.capacity_bytes:
             return None
         return (
-            f"data.cache_bytes: {_gib(self._cache.capacity_bytes)} are less than the {_gib(needed_bytes)} of the shards"
+            f"data.cache_bytes: {_mib(self._cache.capacity_bytes)} are less than the {_mib(needed_bytes)} of the shards"
             f" that this node's workers read at a time ({len(shards)} each, {processes} of them), so shards will be"
             " fetched again and again; raise it, or lower data.shuffle_window"
         )
@@ -182,8 +182,8 @@ class ShardSet:
         return self._cache is not None and open_bytes > self._cache.capacity_bytes * MAX_OPEN_FRACTION
 
 
-def _gib(size_bytes: int) -> str:
-    return f"{size_bytes / 2**30:,.2f} GiB"
+def _mib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**20:,.1f} MiB"
 
 
 def _stay(_: int) -> None:
