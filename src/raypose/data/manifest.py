@@ -34,9 +34,9 @@ class ShardInfo:
 
     def __post_init__(self) -> None:
         if not _SHARD_NAME.fullmatch(self.name):
-            raise DataError(f"shard name {self.name!r} is no plain file name")
+            raise DataError(f"shard name {self.name[:80]!a} is no plain file name")
         if not _SHA256.fullmatch(self.sha256):
-            raise DataError(f"shard {self.name}: sha256 {self.sha256!r} is not 64 hexadecimal digits")
+            raise DataError(f"shard {self.name}: sha256 {self.sha256[:80]!a} is not 64 hexadecimal digits")
         if not 0 <= self.size_bytes <= _MAX_SHARD_BYTES or not 0 <= self.samples <= self.size_bytes:
             raise DataError(
                 f"shard {self.name}: {self.samples} samples in {self.size_bytes} bytes, expected at most a sample"
@@ -119,7 +119,7 @@ class Manifest:
         except DataError as error:
             raise DataError(f"{where}: {error}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{where}: not a manifest: {error!r}; rebuild with 'raypose data build'") from error
+            raise DataError(f"{where}: not a manifest: {repr(error)[:200]}; rebuild with 'raypose data build'") from error
 
     @classmethod
     def _from_raw(cls, raw: Any) -> Manifest:
