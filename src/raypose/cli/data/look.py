@@ -19,14 +19,17 @@ if TYPE_CHECKING:
 ShardSetArgument = Annotated[str, typer.Argument(metavar="SET", help="Folder of a shard set.")]
 
 
-def verify(shard_set: ShardSetArgument) -> None:
+def verify(
+    shard_set: ShardSetArgument,
+    processes: Annotated[int, typer.Option(min=1, help="Processes to share the work.")] = os.cpu_count() or 1,
+) -> None:
     """Read every byte: checksums, records and images. Exit code 3 and one line for each fault."""
     from raypose.errors import ShardCorruptError
 
     opened = open_shard_set(shard_set)
     faults = 0
     with show_progress("verify", len(opened)) as progress:
-        for done, fault in enumerate(opened.verify(processes=os.cpu_count() or 1), start=1):
+        for done, fault in enumerate(opened.verify(processes=processes), start=1):
             if fault is not None:
                 faults += 1
                 record = "" if fault.record is None else f", record {fault.record}"
