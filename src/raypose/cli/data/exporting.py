@@ -40,4 +40,4 @@ def yolo(
         typer.echo(
             "note: data.yaml names these images as train and as val, for Ultralytics wants both; --val gives others"
         )
-    typer.echo(f"wrote {out}: {total:,} images; next: yolo pose train data={out}/data.yaml")
+    typer.echo(f"wrote {out}: {total:,} images, with a data.yaml for 'yolo pose train'")

@@ -26,10 +26,9 @@ def export_coco(shard_set: ShardSet, out: str, *, progress: Callable[[int], None
     # Rows are kept as text, a tenth of the memory that they take as dicts.
     images: list[str] = []
     annotations: list[str] = []
-    written = write_each(shard_set, store, lambda sample: {f"{IMAGES_FOLDER}/{image_name(sample)}": sample.image})
-    for image_id, sample in enumerate(written, start=1):
-        images.append(json.dumps(_image(sample, image_id)))
-        for person in _people(sample.people):
+    for image_id, (image, people) in enumerate(write_each(shard_set, store, _convert), start=1):
+        images.append(json.dumps({"id": image_id, **image}))
+        for person in people:
             row = {"id": len(annotations) + 1, "image_id": image_id, **person}
             annotations.append(json.dumps(row))
         if progress:
@@ -45,8 +44,11 @@ def _on_lines(rows: list[str]) -> Iterator[str]:
     return (row if index == 0 else f"\n{row}" for index, row in enumerate(rows))
 
 
-def _image(sample: Sample, image_id: int) -> dict[str, Any]:
-    return {"id": image_id, "file_name": image_name(sample), "width": sample.width, "height": sample.height}
+def _convert(sample: Sample) -> tuple[dict[str, bytes], tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The image file; the rows of the image and its people, without their ids."""
+    name = image_name(sample)
+    image = {"file_name": name, "width": sample.width, "height": sample.height}
+    return {f"{IMAGES_FOLDER}/{name}": sample.image}, (image, list(_people(sample.people)))
 
 
 def _categories(skeleton: Skeleton, class_names: tuple[str, ...]) -> list[dict[str, Any]]:

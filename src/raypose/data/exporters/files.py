@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
+from typing import TypeVar
 
 from raypose.data.shard_set import ShardSet
 from raypose.data.threads import map_in_threads
 from raypose.errors import DataError, StorageError
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import Sample
+
+Rest = TypeVar("Rest")
 
 _SUFFIXES = {
     b"\xff\xd8\xff": ".jpg",
@@ -53,13 +56,14 @@ def image_name(sample: Sample) -> str:
 
 
 def write_each(
-    shard_set: ShardSet, store: ObjectStore, files_of: Callable[[Sample], dict[str, bytes]]
-) -> Iterator[Sample]:
-    """Write what `files_of` makes of each sample, by key; yields the samples in order, once they are written."""
+    shard_set: ShardSet, store: ObjectStore, convert: Callable[[Sample], tuple[dict[str, bytes], Rest]]
+) -> Iterator[Rest]:
+    """Write the files that `convert` makes of each sample, by key; yields the rest of what it returns, in order."""
 
-    def write(sample: Sample) -> Sample:
-        for key, content in files_of(sample).items():
+    def write(sample: Sample) -> Rest:
+        files, rest = convert(sample)
+        for key, content in files.items():
             store.write(key, content)
-        return sample
+        return rest
 
     return map_in_threads(write, shard_set, threads=_WRITERS, ahead=2 * _WRITERS)

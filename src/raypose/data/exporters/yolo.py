@@ -61,8 +61,8 @@ def export_yolo(
     losses = YoloLosses(edges=0 if train.skeleton.names == COCO_PERSON.names else len(train.skeleton.edges))
     done = 0
     for split, shard_set in (("train", train), ("val", val)):
-        for sample in write_each(shard_set, store, _files_in(split)) if shard_set else ():
-            losses += yolo_rows(sample)[1]
+        for lost in write_each(shard_set, store, _converter(split)) if shard_set else ():
+            losses += lost
             done += 1
             if progress:
                 progress(done)
@@ -111,12 +111,13 @@ def _row(class_index: int, centre_2: Any, extent_2: Any, keypoints_K3: Any) -> s
     return " ".join([str(class_index), *(f"{number:.10g}" for number in (*centre_2, *extent_2)), *points]) + "\n"
 
 
-def _files_in(split: str) -> Callable[[Sample], dict[str, bytes]]:
-    def files_of(sample: Sample) -> dict[str, bytes]:
+def _converter(split: str) -> Callable[[Sample], tuple[dict[str, bytes], YoloLosses]]:
+    def convert(sample: Sample) -> tuple[dict[str, bytes], YoloLosses]:
         image = f"images/{split}/{image_name(sample)}"
-        return {image: sample.image, label_key(image): yolo_rows(sample)[0].encode()}
+        rows, losses = yolo_rows(sample)
+        return {image: sample.image, label_key(image): rows.encode()}, losses
 
-    return files_of
+    return convert
 
 
 def _settings(skeleton: Skeleton, class_names: tuple[str, ...], train: str, val: str) -> dict[str, Any]:

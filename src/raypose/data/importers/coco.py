@@ -5,17 +5,17 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from raypose.data.image_check import image_size
 from raypose.data.importers.keypoint_names import flip_pairs_from_names, sigmas_from_names
+from raypose.data.importers.named_images import find_images, id_of
 from raypose.data.importers.source import (
     LabelledSource,
     SourceImage,
-    find_listed,
     key_below,
     make_people,
     read_image,
@@ -23,7 +23,7 @@ from raypose.data.importers.source import (
     refuse_if_any,
 )
 from raypose.errors import DataError
-from raypose.storage import ObjectStore, StoredObject, open_parent, open_store
+from raypose.storage import ObjectStore, open_parent, open_store
 from raypose.structures import People, Sample, Skeleton
 
 _Raw = dict[str, Any]
@@ -63,7 +63,7 @@ class _CocoReader:
                 f"{self.where}: image {image.key}: width {width!r} and height {height!r} must be whole numbers"
             )
         people = _people(label.annotations, self.skeleton, self.class_of, self.where)
-        return Sample(PurePosixPath(image.key).with_suffix("").as_posix(), content, width, height, people)
+        return Sample(id_of(image.key), content, width, height, people)
 
 
 def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
@@ -181,19 +181,12 @@ def _annotations(raw: _Raw, category_ids: set[int], where: str) -> tuple[dict[in
 
 
 def _listed(images: list[_Raw], by_image: dict[int, list[_Raw]], store: ObjectStore, where: str) -> list[SourceImage]:
-    keys = [key_below(image.get("file_name"), f"{where}: image {image['id']} has file_name") for image in images]
-    found = find_listed(store, keys)
-    if keys and not found:
-        raise DataError(
-            f"{store.url}: none of the {len(keys):,} images of {where} is there, such as {keys[0]}; give their folder"
-            " with --images"
-        )
-    listed = []
-    for image, key in zip(images, keys, strict=True):
-        entry = found.get(key, StoredObject(key, 0))
+    labels = []
+    for image in images:
+        key = key_below(image.get("file_name"), f"{where}: image {image['id']} has file_name")
         label = _Label(image.get("width"), image.get("height"), by_image.get(image["id"], []))
-        listed.append(SourceImage(key, entry.size_bytes, label, entry.version))
-    return listed
+        labels.append(((key,), label))
+    return find_images(store, labels, where)
 
 
 def _is_empty_region(annotation: _Raw) -> bool:

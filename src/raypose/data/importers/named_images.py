@@ -23,7 +23,10 @@ def find_images(store: ObjectStore, labels: Sequence[tuple[Sequence[str], Any]],
     """
     found = find_listed(store, {key for keys, _ in labels for key in keys})
     if labels and not found:
-        raise DataError(f"{store.url}: none of the {len(labels):,} images of {where}; give their folder with --images")
+        raise DataError(
+            f"{store.url}: none of the {len(labels):,} images of {where} is there, such as {labels[0][0][0]}; give"
+            " their folder with --images"
+        )
     images = []
     for keys, label in labels:
         entry = next((found[key] for key in keys if key in found), StoredObject(keys[0], 0))
