@@ -20,6 +20,9 @@ VERSION = 1
 
 _SHARD_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 _MAX_SHARD_BYTES = 1 << 40
+_MAX_REASON = 400
+"""Characters; what is wrong may quote a name as long as the file."""
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -117,9 +120,11 @@ class Manifest:
         try:
             return cls._from_raw(json.loads(text))
         except DataError as error:
-            raise DataError(f"{where}: {error}") from error
+            raise DataError(f"{where}: {str(error)[:_MAX_REASON]}") from error
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DataError(f"{where}: not a manifest: {repr(error)[:200]}; rebuild with 'raypose data build'") from error
+            raise DataError(
+                f"{where}: not a manifest: {repr(error)[:_MAX_REASON]}; rebuild with 'raypose data build'"
+            ) from error
 
     @classmethod
     def _from_raw(cls, raw: Any) -> Manifest:
