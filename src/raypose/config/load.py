@@ -167,7 +167,10 @@ def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]]) -> str:
     depth = max(len(detail["loc"]) for detail in details)
     deepest = [detail for detail in details if len(detail["loc"]) == depth]
     kind, value = deepest[0]["type"], deepest[0]["input"]
+    in_list = deepest[0]["loc"][len(key) :]  # such as (0, "use"), of an entry of a list
     match kind:
+        case "missing" | "extra_forbidden" if in_list:
+            return f"entry {in_list[0]} {'lacks' if kind == 'missing' else 'has the unknown key'} {in_list[-1]!r}"
         case "extra_forbidden":
             return f"unknown key{_suggest(key)}"
         case "missing":
