@@ -11,9 +11,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.pictures import HEIGHT, WIDTH, write_pictures
+from typer.testing import CliRunner
 
+from raypose.cli.data import app
 from raypose.data.importers.cvat import read_cvat
 from raypose.data.importers.source import LabelledSource
+from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import People
 
@@ -182,3 +185,12 @@ def test_the_source_travels_to_other_processes(tmp_path: Path) -> None:
     source, people = read(tmp_path, PERSON + BOX)
     images, reader = pickle.loads(pickle.dumps((source.images, source.read)))
     np.testing.assert_array_equal(reader(images[0]).people.keypoints_NK3, people.keypoints_NK3)
+
+
+def test_the_command_makes_a_set_and_prints_the_notes(tmp_path: Path) -> None:
+    annotations, images = write(tmp_path, PERSON + BOX + '<tag label="sky"/>')
+    options = ["--images", str(images), "--annotations", str(annotations), "--out", str(tmp_path / "set")]
+    result = CliRunner().invoke(app, ["import", "cvat", *options], catch_exceptions=False)
+    assert result.exit_code == 0 and "note: left out: 1 tag 'sky'" in result.stdout
+    (sample,) = ShardSet.open(str(tmp_path / "set"))
+    assert sample.people.box_xyxy_N4.tolist() == [[10.5, 5, 60, 80]]

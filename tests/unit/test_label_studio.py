@@ -12,9 +12,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.pictures import HEIGHT, WIDTH, write_pictures
+from typer.testing import CliRunner
 
+from raypose.cli.data import app
 from raypose.data.importers.label_studio import read_label_studio
 from raypose.data.importers.source import LabelledSource
+from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, People
 
@@ -236,3 +239,12 @@ def test_the_source_travels_to_other_processes(tmp_path: Path) -> None:
     source, people = read(tmp_path, task(rectangle("r"), keypoint("k", "tail", "r")))
     images, reader = pickle.loads(pickle.dumps((source.images, source.read)))
     np.testing.assert_array_equal(reader(images[0]).people.keypoints_NK3, people.keypoints_NK3)
+
+
+def test_the_command_makes_a_set_with_keypoints_in_the_order_given(tmp_path: Path) -> None:
+    annotations, images = write(tmp_path, [task(rectangle("r"), keypoint("k", "tail", "r"))])
+    options = ["--images", str(images), "--annotations", str(annotations), "--out", str(tmp_path / "set")]
+    arguments = ["import", "label-studio", *options, "--keypoints", "tail, head"]
+    assert CliRunner().invoke(app, arguments, catch_exceptions=False).exit_code == 0
+    made = ShardSet.open(str(tmp_path / "set"))
+    assert made.skeleton.names == ("tail", "head") and [len(sample.people) for sample in made] == [1]

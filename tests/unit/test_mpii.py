@@ -13,7 +13,9 @@ import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.pictures import HEIGHT, WIDTH, write_pictures
+from typer.testing import CliRunner
 
+from raypose.cli.data import app
 from raypose.data.build import build_shard_set
 from raypose.data.importers.crowdpose import CROWDPOSE_PERSON, read_crowdpose
 from raypose.data.importers.mpii import MPII_PERSON, read_mpii
@@ -215,3 +217,12 @@ def test_other_keypoints_are_not_taken_for_crowdposes(tmp_path: Path) -> None:
     (tmp_path / "coco.json").write_text(json.dumps(crowdpose_json(categories=[category])))
     with pytest.raises(DataError, match=r"expected CrowdPose's 14.*data import coco"):
         read_crowdpose(tmp_path / "coco.json", tmp_path)
+
+
+def test_the_commands_make_sets(tmp_path: Path) -> None:
+    annotations, images = write_mat(tmp_path, [entry("a.jpg", rect(POINTS))], [1])
+    (tmp_path / "crowdpose.json").write_text(json.dumps(crowdpose_json()))
+    for name, path in (("mpii", annotations), ("crowdpose", tmp_path / "crowdpose.json")):
+        options = ["--images", str(images), "--annotations", str(path), "--out", str(tmp_path / name)]
+        assert CliRunner().invoke(app, ["import", name, *options], catch_exceptions=False).exit_code == 0
+        assert len(ShardSet.open(str(tmp_path / name))) == 1

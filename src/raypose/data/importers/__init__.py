@@ -1,4 +1,4 @@
-"""Foreign label formats, each read into a LabelledSource: folders with pickles, COCO JSON, Ultralytics YOLO-txt."""
+"""Label formats, each read into a LabelledSource: folders of pickles, data sets of others, exports of labelling tools."""
 
 from raypose.data.importers.source import LabelledSource, SourceImage, source_of
 
