@@ -1,4 +1,4 @@
-"""Label formats, each read into a LabelledSource: folders of pickles, data sets of others, exports of labelling tools."""
+"""Label formats, each read into a LabelledSource: raypose's own folder, data sets of others, labelling tools."""
 
 from raypose.data.importers.source import LabelledSource, SourceImage, source_of
 
