@@ -29,6 +29,8 @@ HABIT = 0.05
 MIN_PEOPLE = 30
 
 _BINS = 8
+_MAX_MEASURES = 4_000_000
+"""To learn from at once: a whole body with hands and face has 60 pairs, and 3,600 measures a person."""
 _DOUBT = 3.0
 """Added to every count: what a handful of people show is no evidence."""
 
@@ -64,6 +66,8 @@ def learn_sides(keypoints_NK3: FloatArray, skeleton: Skeleton) -> Sides:
     """Count signs over people; a few exchanged ones among them do not matter."""
     pairs_P2 = np.array(skeleton.flip_pairs, np.int64).reshape(-1, 2)
     singles_U = np.setdiff1d(np.arange(skeleton.keypoints), pairs_P2)
+    measures = len(keypoints_NK3) * len(pairs_P2) * (len(pairs_P2) + len(singles_U))
+    keypoints_NK3 = keypoints_NK3[:: 1 + measures // _MAX_MEASURES]
     agreement_NPP, side_NPU = _measures(keypoints_NK3, pairs_P2, singles_U)
     learnt = Sides(
         pairs_P2,
