@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,9 +25,15 @@ pytestmark = pytest.mark.ray
 
 
 @pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> LabelledSource:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn people."""
     folder = tmp_path_factory.mktemp("drawn") / "people"
     write_folder(synthesize(60, seed=5, size_px=64), COCO_PERSON, ("person",), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def people(folder: Path) -> LabelledSource:
     return read_folder(folder)
 
 
@@ -87,3 +95,59 @@ def test_bad_images_are_told_as_ever_and_nothing_stays(people: LabelledSource, t
         f"synth-{number:06d}" for number in (3, 7, 11)
     ]
     assert list(tmp_path.iterdir()) == []
+
+
+TWO_NODES = """
+import os, sys, time
+from dataclasses import dataclass
+from pathlib import Path
+
+import ray
+from ray.cluster_utils import Cluster
+
+from raypose.data.build import build_shard_set
+from raypose.data.importers import LabelledSource
+from raypose.data.importers.folder import read_folder
+from raypose.launch.spread import RayTasks
+
+
+@dataclass(frozen=True)
+class Noting:
+    read: object
+    notes: str
+
+    def __call__(self, image):
+        Path(self.notes, ray.get_runtime_context().get_node_id()).touch()
+        time.sleep(0.02)  # so that both nodes get some of it
+        return self.read(image)
+
+
+people, out, notes = sys.argv[1:]
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+other = cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+os.environ["RAY_ADDRESS"] = cluster.address
+source = read_folder(people)
+noting = LabelledSource(source.skeleton, source.class_names, source.images, Noting(source.read, notes))
+
+
+def lose_a_node(images, _):
+    if len(list(Path(notes).iterdir())) == 2 and other in cluster.list_all_nodes():
+        cluster.remove_node(other, allow_graceful=False)
+        print("lost a node after", images, "images", flush=True)
+
+
+build_shard_set(noting, out, shard_bytes=24_000, runner=RayTasks(), progress=lose_a_node)
+cluster.shutdown()
+"""
+
+
+def test_tasks_spread_over_nodes_and_outlive_one(folder: Path, tmp_path: Path) -> None:
+    script, notes = tmp_path / "two_nodes.py", tmp_path / "nodes"
+    script.write_text(TWO_NODES)
+    notes.mkdir()
+    command = [sys.executable, str(script), str(folder), str(tmp_path / "there"), str(notes)]
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=200).stdout
+    assert len(list(notes.iterdir())) == 2 and "lost a node after" in said
+    build_shard_set(read_folder(folder), str(tmp_path / "here"), shard_bytes=SHARD_BYTES)
+    assert files_in(tmp_path / "there") == files_in(tmp_path / "here")
