@@ -71,6 +71,41 @@ def test_the_order_of_images_and_predictions_changes_no_bit(seed: int) -> None:
     assert as_json(shuffled) == as_json(results)
 
 
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds, prefix=st.text(max_size=4))
+def test_how_images_are_named_and_how_large_they_say_they_are_changes_nothing(seed: int, prefix: str) -> None:
+    results = random_results(seed)
+    renamed = [
+        dataclasses.replace(result, id=f"{prefix}/{9 - place}", width=4000, height=1)
+        for place, result in enumerate(results)
+    ]
+    # Another order of images adds up in another order.
+    before, after = (evaluate(some, COCO_PERSON, CLASSES).metrics for some in (results, renamed))
+    assert after == pytest.approx(before, rel=1e-12, nan_ok=True)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=seeds)
+def test_crowdpose_measures_everything_but_pose_ap_alike_and_does_not_look_at_areas(seed: int) -> None:
+    results = random_results(seed)
+    unmeasured = [
+        dataclasses.replace(
+            result, people=dataclasses.replace(result.people, area_N=np.full_like(result.people.area_N, 1))
+        )
+        for result in results
+    ]
+    crowdpose, other, by_coco = (
+        evaluate(results, COCO_PERSON, CLASSES, protocol="crowdpose"),
+        evaluate(unmeasured, COCO_PERSON, CLASSES, protocol="crowdpose"),
+        evaluate(results, COCO_PERSON, CLASSES),
+    )
+    assert other.metrics == pytest.approx(crowdpose.metrics, nan_ok=True)
+    assert {"pose_ap_easy", "pose_ap_medium", "pose_ap_hard"} == crowdpose.metrics.keys() - by_coco.metrics.keys()
+    for name in ("box_ap", "pck_box_10", "keypoint_error_px", "people"):
+        assert crowdpose.metrics[name] == pytest.approx(by_coco.metrics[name], nan_ok=True)
+    assert any("CrowdPose" in note for note in crowdpose.notes)
+
+
 @settings(max_examples=20, deadline=None)
 @given(seed=seeds, factor=st.sampled_from([0.25, 0.5, 2.0, 4.0]))
 def test_scaling_images_changes_only_pixels_and_sizes(seed: int, factor: float) -> None:

@@ -65,6 +65,14 @@ def test_torso_and_head_normalise_by_named_keypoints() -> None:
     assert metrics["pck_head_50"] == pytest.approx(4 / 5)
 
 
+def test_torso_and_head_have_an_auc_up_to_the_threshold_of_their_pck() -> None:
+    # 4 px is .1 of the head of 40: right at .10, .11, …, .50, 41 of 50 thresholds. Of the torso of 85.44 it is .0468:
+    # right at .05, …, .20, 16 of 20. The other four keypoints are always right.
+    metrics = judge((person(), prediction((0, 0, 0, 0, 4)))).metrics
+    assert metrics["pck_head_auc"] == pytest.approx((4 + 41 / 50) / 5)
+    assert metrics["pck_torso_auc"] == pytest.approx((4 + 16 / 20) / 5)
+
+
 def test_torso_and_head_follow_the_names_and_not_the_order() -> None:
     order = [4, 2, 0, 3, 1]
     shuffled = Skeleton(names=tuple(SKELETON.names[k] for k in order), sigmas=SKELETON.sigmas)
@@ -93,6 +101,7 @@ def test_skeletons_without_head_and_torso_have_no_such_metric() -> None:
     metrics = judge((person(), prediction((0,) * 5)), skeleton=skeleton).metrics
     assert "pck_torso_20" not in metrics
     assert "pck_head_50" not in metrics
+    assert "pck_head_auc" not in metrics
 
 
 def test_rows_hold_visible_and_occluded_keypoints_apart() -> None:
@@ -104,7 +113,7 @@ def test_rows_hold_visible_and_occluded_keypoints_apart() -> None:
     assert (head.labelled, head.visible, head.occluded, head.found) == (2, 1, 1, 2)
     assert (head.pck, head.pck_visible, head.pck_occluded) == (0.5, 1.0, 0.0)
     assert (head.error_px, head.error_visible_px, head.error_occluded_px) == pytest.approx((20, 10, 30))
-    assert head.error_box == pytest.approx(20 / 200)
+    assert (head.error_box, head.error_visible_box, head.error_occluded_box) == pytest.approx((0.1, 0.05, 0.15))
     assert rows["left_ankle"].labelled == 1
     assert math.isnan(rows["left_ankle"].pck_occluded)
 

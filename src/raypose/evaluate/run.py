@@ -72,6 +72,7 @@ class Evaluation:
         """Plain builtins for JSON, without figures; undefined numbers become None."""
         plain = _plain(asdict(replace(self, figures=())))
         assert isinstance(plain, dict)
+        del plain["figures"]
         return plain
 
 
