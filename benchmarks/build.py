@@ -108,7 +108,7 @@ def build_with_kills(words: list[str], out: Path, usual_s: float, kills: int, se
     for _ in range(kills):
         process = subprocess.Popen(words, stdout=subprocess.DEVNULL)
         try:
-            process.wait(timeout=chance.uniform(0.3, 0.9) * usual_s)
+            process.wait(timeout=chance.uniform(0.1, 0.4) * usual_s)
             break
         except subprocess.TimeoutExpired:
             process.kill()
