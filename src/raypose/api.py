@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,7 +19,8 @@ from raypose.errors import CheckpointError, ConfigError
 from raypose.storage import is_remote, open_parent, open_store
 
 if TYPE_CHECKING:
-    from raypose.evaluate import Evaluation
+    from raypose.evaluate import Evaluation, Judge
+    from raypose.evaluate.pose_metrics import Protocol
     from raypose.inference import Predictor
     from raypose.model import ExportFormat
     from raypose.telemetry import Event, Reporter
@@ -67,9 +69,13 @@ def validate(
     split: Literal["val", "train"] = "val",
     imgsz: int | None = None,
     batch: int = 16,
+    protocol: Protocol | None = None,
     out: str | Path | None = None,
 ) -> Evaluation:
-    """Measure a model on a shard set, by default on the `split` of the run it belongs to; `out` gets a report."""
+    """Measure a model on a shard set, by default on the `split` of the run it belongs to; `out` gets a report.
+
+    Protocol, sigmas and validators are those of the run, COCO's and none for a model without one.
+    """
     from raypose.data.shard_set import ShardSet
     from raypose.engine.report import publish_report
     from raypose.engine.validate import validate as measure
@@ -83,7 +89,10 @@ def validate(
             f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"
             " validate on data with the model's own skeleton"
         )
-    evaluation = measure(predictor, shards, World(), batch=batch)
+    judge = _judge_of_run(model)
+    if protocol is not None:
+        judge = replace(judge, protocol=protocol)
+    evaluation = measure(predictor, shards, World(), batch=batch, judge=judge)
     assert evaluation is not None  # the only worker is the leader
     if out is not None:
         publish_report(
@@ -102,11 +111,11 @@ def validate(
     return evaluation
 
 
-def validate_files(predictions: Path, annotations: Path) -> dict[str, float]:
-    """COCO's ten keypoint numbers for a results file, under COCO's names, -1 where undefined."""
+def validate_files(predictions: Path, annotations: Path, *, protocol: Protocol = "coco") -> dict[str, float]:
+    """COCO's ten keypoint numbers for a results file, or CrowdPose's nine, by their own names; -1 where undefined."""
     from raypose.evaluate.foreign import evaluate_files
 
-    return evaluate_files(predictions, annotations)
+    return evaluate_files(predictions, annotations, protocol=protocol)
 
 
 def export(
@@ -171,6 +180,13 @@ def _data_of_run(model: str | Path, split: Literal["val", "train"]) -> str:
         raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
     data = config_of_run(run).data
     return data.val if split == "val" else data.train
+
+
+def _judge_of_run(model: str | Path) -> Judge:
+    from raypose.evaluate import BY_COCO, Judge
+
+    run = run_of(model)
+    return BY_COCO if run is None else Judge.of(config_of_run(run).val)
 
 
 def _silent(event: Event) -> None:

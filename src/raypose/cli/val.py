@@ -22,6 +22,10 @@ def val(
     out: Annotated[str | None, typer.Option(help="Place for the report; by default none is written.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="COCO results JSON to judge instead of a model.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO keypoint JSON that --predictions belong to.")] = None,
+    protocol: Annotated[
+        Literal["coco", "crowdpose"] | None,
+        typer.Option(help="Whose rules AP and AR follow; by default the run's, or coco for --predictions."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the metrics as JSON.")] = False,
 ) -> None:
     """Validate a model on a shard set: COCO's AP and AR, PCK, precision, recall, F1."""
@@ -31,11 +35,11 @@ def val(
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or model is not None:
             raise ConfigError("val: --predictions and --annotations go together, without a model")
-        metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations)}
+        metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations, protocol=protocol or "coco")}
     elif model is None:
         raise ConfigError("val: name a run, a checkpoint or a model file")
     else:
-        evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, out=out)
+        evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, protocol=protocol, out=out)
         metrics = json_ready(evaluation.metrics)
         for note in evaluation.notes:
             typer.echo(f"note: {note}", err=True)
