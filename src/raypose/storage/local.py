@@ -84,9 +84,9 @@ class LocalStore:
         return self._path(key).is_file()
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
-        start = self.root / check_key(prefix).rpartition("/")[0] if prefix else self.root
+        folder, _, beginning = (check_key(prefix) if prefix else "").rpartition("/")
         try:
-            found = [entry for entry in self._walk(start) if entry.key.startswith(prefix)]
+            found = [entry for entry in self._walk(self.root / folder, beginning) if entry.key.startswith(prefix)]
         except OSError as error:
             raise self._failure("list", prefix, error) from error
         yield from sorted(found, key=lambda entry: entry.key)
@@ -106,8 +106,10 @@ class LocalStore:
     def _path(self, key: str) -> Path:
         return self.root / check_key(key)
 
-    def _walk(self, start: Path) -> Iterator[StoredObject]:
-        for folder, _, names in os.walk(start, onerror=_raise_unless_absent):
+    def _walk(self, start: Path, beginning: str) -> Iterator[StoredObject]:
+        for folder, folders, names in os.walk(start, onerror=_raise_unless_absent):
+            if folder == str(start):  # what begins with other letters may be whole data sets
+                folders[:] = [name for name in folders if name.startswith(beginning)]
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(_PARTIAL):
