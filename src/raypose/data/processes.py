@@ -41,7 +41,7 @@ def make_in_processes(
 
     Images come in memory of `new_images`. An error of raypose's is raised where its batch would have come.
     """
-    slots = _Slots.of(max(ahead, workers), source.image_shape)
+    slots = _Slots.of(ahead, source.image_shape)
     with closing(slots), closing(_Crew(source, slots, workers)) as crew:
         free, waiting = list(range(slots.count)), iter(numbers)
         finished: dict[int, tuple[int, Made | RayposeError | RuntimeError]] = {}

@@ -22,7 +22,7 @@ def map_in_threads(function: Callable[[T], R], items: Iterable[T], *, threads: i
     executor = ThreadPoolExecutor(threads, thread_name_prefix="raypose-loader")
     made: deque[Future[R]] = deque()
     try:
-        made.extend(executor.submit(function, item) for item in islice(waiting, max(ahead, 1)))
+        made.extend(executor.submit(function, item) for item in islice(waiting, ahead))
         while made:
             result = made.popleft().result()
             made.extend(executor.submit(function, item) for item in islice(waiting, 1))
