@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -51,6 +52,8 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
     from moto.server import ThreadedMotoServer
 
     port = free_port()
+    # A line for each request would fill the log of every test, and be what tests of logs find.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
     server.start()
     make_bucket(f"http://127.0.0.1:{port}", BUCKET)
@@ -61,8 +64,7 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def rgw_endpoint(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A Ceph object gateway with monitor and OSD in memory, about 12 s to start."""
-    missing = [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
-    if missing:
+    if missing := missing_ceph_programs():
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
     script = Path(__file__).with_name("ceph-rgw")
     folder = tmp_path_factory.mktemp("ceph") / "rgw"
@@ -96,6 +98,11 @@ def client_of(endpoint: str) -> object:
     """A plain boto3 client, for what a store has no method for."""
     config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
     return boto3.client("s3", endpoint_url=endpoint, config=config)
+
+
+def missing_ceph_programs() -> list[str]:
+    """What would have to be installed to start a Ceph gateway."""
+    return [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
 
 
 def make_bucket(endpoint: str, name: str) -> None:
