@@ -17,6 +17,7 @@ from PIL import Image
 
 from raypose.data.build import MAX_PROBLEMS, LocalProcesses, build_shard_set
 from raypose.data.build.cut import RECORD_BYTES, cut_into_shards
+from raypose.data.build.runners import in_order
 from raypose.data.image_check import image_size
 from raypose.data.importers import LabelledSource, SourceImage, source_of
 from raypose.data.manifest import Manifest
@@ -158,6 +159,17 @@ def test_problems_are_collected_one_line_each(tmp_path: Path) -> None:
     assert "second sample with this id" in lines[-1]
 
 
+def test_an_id_is_unique_across_shards(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"^b: a second sample with this id; ids must differ$"):
+        build([sample(name) for name in "abcb"], tmp_path / "out", shard_bytes=1)
+    assert not (tmp_path / "out").exists()
+
+
+@given(st.permutations(range(12)))
+def test_results_come_in_the_order_of_tasks_whichever_is_done_first(done: list[int]) -> None:
+    assert list(in_order((index, f"result {index}") for index in done)) == [f"result {index}" for index in range(12)]
+
+
 READ: list[int] = []
 
 
@@ -250,6 +262,19 @@ def test_a_failed_rebuild_leaves_the_old_set_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(DataError):
         build([sample("new"), sample("bad", size=(1, 1))], out, overwrite=True)
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_set_that_this_version_cannot_read_goes_only_when_the_new_one_is_there(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    build([sample("old")], out)
+    manifest = out / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": 1', '"version": 99'))
+    before = files_in(out)
+    with pytest.raises(DataError):
+        build([sample("new"), sample("bad", size=(1, 1))], out, shard_bytes=1, overwrite=True)
+    assert before.items() <= files_in(out).items()
+    build([sample("new")], out, overwrite=True)
+    assert len(files_in(out)) == 2 and not files_in(out).keys() & before.keys() - {"manifest.json"}
 
 
 def interrupt_late(number: int) -> None:
