@@ -19,7 +19,7 @@ from raypose.config.s3_url import S3Location
 from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.s3_errors import S3_ERRORS, explain, is_transient
 
-CONNECTIONS = 32
+CONNECTIONS = 64
 """Connections kept open to a server: loader threads and the parts of a transfer share them."""
 _CONNECT_TIMEOUT_S = 5.0
 _READ_TIMEOUT_S = 20.0
