@@ -17,9 +17,9 @@ from raypose.evaluate.curves import CURVE_OKS, ConfidenceCurves, confidence_curv
 from raypose.evaluate.error_kinds import ErrorKind, error_kinds
 from raypose.evaluate.figure import Figure
 from raypose.evaluate.matching import Comparison, compare_boxes, compare_poses
-from raypose.evaluate.pck import KeypointRow, answers, keypoint_accuracy
+from raypose.evaluate.pck import KeypointAccuracy, KeypointRow, answers, keypoint_accuracy
 from raypose.evaluate.pose_metrics import Protocol, coco_metrics, crowdpose_metrics
-from raypose.evaluate.records import Float64Array, Found, Truth, collect
+from raypose.evaluate.records import Float64Array, Truth, collect
 from raypose.evaluate.sigmas import sigmas_of
 from raypose.structures import ImageResult, IntArray, Skeleton
 
@@ -93,9 +93,6 @@ def evaluate(
 
     by_pose = compare_poses(truth, found, sigmas_K, coco.POSE_MAX_DETECTIONS)
     pose, pose_metrics = _pose(by_pose, protocol, classes=classes, images=len(results))
-    right_P, wrong_P = right_and_wrong(by_pose)
-    by_confidence = confidence_curves(by_pose, right_P, wrong_P)
-
     by_box = compare_boxes(truth, found, coco.BOX_MAX_DETECTIONS)
     box = precision_recall(by_box, truth.ignore_box_M, classes=classes, areas={"all": AREAS["all"]})
     person_P, answer_M = answers(by_box)
@@ -103,38 +100,21 @@ def evaluate(
     errors = error_kinds(
         by_pose, by_box, person_P, skeleton=skeleton, sigmas_K=sigmas_K, classes=classes, pose_ap=pose.ap()
     )
-    curves = Curves(
-        by_confidence=by_confidence,
-        person_calibration=calibrate(found.score_P[right_P | wrong_P], right_P[right_P | wrong_P]),
-        keypoint_calibration=_keypoint_calibration(truth, found, answer_M, accuracy.by_box_MK),
-        threshold_T=coco.THRESHOLDS_T,
-        recall_R=coco.RECALLS_R,
-        precision_TR=_mean_over_classes(pose.precision_ACTR[list(AREAS).index("all")]),
-        pck_threshold_X=accuracy.threshold_X,
-        pck_X=accuracy.pck_X,
-    )
-    metrics = {
-        **pose_metrics,
-        "box_ap": box.ap(),
-        "box_ap50": box.ap(threshold=0.5),
-        "box_ap75": box.ap(threshold=0.75),
-        "precision": by_confidence.best_precision,
-        "recall": by_confidence.best_recall,
-        "f1": by_confidence.best_f1,
-        "best_f1_conf": by_confidence.best_confidence,
-        "person_ece": curves.person_calibration.error,
-        "keypoint_ece": curves.keypoint_calibration.error,
-        **accuracy.metrics,
-        "images": float(len(results)),
-        "people": float(np.count_nonzero(~truth.ignore_pose_M)),
-    }
+    curves = _curves(by_pose, pose, answer_M, accuracy)
     return Evaluation(
-        metrics=metrics,
+        metrics={
+            **pose_metrics,
+            **_box_metrics(box),
+            **_confidence_metrics(curves),
+            **accuracy.metrics,
+            "images": float(len(results)),
+            "people": float(np.count_nonzero(~truth.ignore_pose_M)),
+        },
         per_keypoint=accuracy.rows,
         per_class=_class_rows(class_names, truth, pose, box),
         error_kinds=errors,
         curves=curves,
-        notes=_notes(note, truth, by_confidence, protocol),
+        notes=_notes(note, truth, curves.by_confidence, protocol),
     )
 
 
@@ -150,11 +130,38 @@ def _pose(
     return pose, crowdpose_metrics(pose, levels)
 
 
-def _keypoint_calibration(truth: Truth, found: Found, answer_M: IntArray, by_box_MK: Float64Array) -> Calibration:
-    """Of all keypoints of predictions that answer for somebody: one that nobody labelled is wrong."""
+def _curves(by_pose: Comparison, pose: PrecisionRecall, answer_M: IntArray, accuracy: KeypointAccuracy) -> Curves:
+    truth, found = by_pose.truth, by_pose.found
+    right_P, wrong_P = right_and_wrong(by_pose)
+    judged_P = right_P | wrong_P
+    # Of all keypoints of predictions that answer for somebody: one that nobody labelled is wrong.
     person = np.flatnonzero((answer_M >= 0) & ~truth.ignore_pose_M)
-    right = truth.labelled()[person] & (by_box_MK[person] <= KEYPOINT_THRESHOLD)
-    return calibrate(found.visible_PK[answer_M[person]].ravel(), right.ravel())
+    right = truth.labelled()[person] & (accuracy.by_box_MK[person] <= KEYPOINT_THRESHOLD)
+    return Curves(
+        by_confidence=confidence_curves(by_pose, right_P, wrong_P),
+        person_calibration=calibrate(found.score_P[judged_P], right_P[judged_P]),
+        keypoint_calibration=calibrate(found.visible_PK[answer_M[person]].ravel(), right.ravel()),
+        threshold_T=coco.THRESHOLDS_T,
+        recall_R=coco.RECALLS_R,
+        precision_TR=_mean_over_classes(pose.precision_ACTR[list(AREAS).index("all")]),
+        pck_threshold_X=accuracy.threshold_X,
+        pck_X=accuracy.pck_X,
+    )
+
+
+def _box_metrics(box: PrecisionRecall) -> dict[str, float]:
+    return {"box_ap": box.ap(), "box_ap50": box.ap(threshold=0.5), "box_ap75": box.ap(threshold=0.75)}
+
+
+def _confidence_metrics(curves: Curves) -> dict[str, float]:
+    return {
+        "precision": curves.by_confidence.best_precision,
+        "recall": curves.by_confidence.best_recall,
+        "f1": curves.by_confidence.best_f1,
+        "best_f1_conf": curves.by_confidence.best_confidence,
+        "person_ece": curves.person_calibration.error,
+        "keypoint_ece": curves.keypoint_calibration.error,
+    }
 
 
 def _class_rows(
