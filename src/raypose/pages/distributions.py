@@ -140,7 +140,9 @@ def _x_axis(low: float, high: float, octaves: bool) -> tuple[Callable[[float], f
     """Where a value lies, and the values that have a tick."""
     wide = svg.WIDTH - svg.LEFT - svg.RIGHT
     if not octaves:
-        whole = svg.ticks(math.ceil(low), math.floor(high), count=8, whole=True) if high - low > 1 else [float(round(high))]
+        whole = (
+            svg.ticks(math.ceil(low), math.floor(high), count=8, whole=True) if high - low > 1 else [float(round(high))]
+        )
         return (lambda value: svg.LEFT + (value - low) / (high - low) * wide), whole
     first, last = math.log2(low), math.log2(high)
     step = max(1, math.ceil((last - first) / 8))
