@@ -2,14 +2,18 @@ from __future__ import annotations
 
 import struct
 import zlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from raypose.errors import DataError
-from raypose.vision.decode import decode_rgb, header_size
+from raypose.vision.decode import decode_rgb, header_size, reduction_for
 
+PHOTOGRAPHS = Path(__file__).parents[3] / "shared" / "data" / "coco-mini" / "val2017"
 RED_LEFT = np.zeros((24, 40, 3), np.uint8)
 RED_LEFT[:, :20] = (0, 0, 255)  # BGR, as OpenCV encodes
 
@@ -41,9 +45,51 @@ def test_an_exif_orientation_turns_the_image_upright() -> None:
 
 
 @pytest.mark.parametrize("extension", [".jpg", ".png"])
-@pytest.mark.parametrize("reduce", [2, 4])
+@pytest.mark.parametrize("reduce", [2, 4, 8])
 def test_a_reduced_image_has_that_fraction_of_the_size(extension: str, reduce: int) -> None:
     assert decode_rgb(encode(extension), "x", reduce=reduce).shape == (24 // reduce, 40 // reduce, 3)
+
+
+@pytest.mark.parametrize("reduce", [2, 4, 8])
+def test_a_reduced_image_keeps_its_colours_and_stands_upright(reduce: int) -> None:
+    large = cv2.resize(RED_LEFT, (640, 384), interpolation=cv2.INTER_NEAREST)
+    portrait = with_exif_orientation(cv2.imencode(".jpg", large)[1].tobytes(), 6)
+    image = decode_rgb(portrait, "a portrait", reduce=reduce)
+    assert image.shape == (640 // reduce, 384 // reduce, 3)
+    assert (image[5, 12] > (240, -1, -1)).all()
+    assert (image[5, 12, 1:] < 16).all()
+    assert image[-5].max() < 16
+
+
+@given(st.integers(1, 9000), st.integers(1, 9000), st.integers(32, 1280))
+def test_the_reduction_is_the_largest_that_leaves_enough_pixels(width: int, height: int, long_side: int) -> None:
+    reduce = reduction_for(width, height, long_side)
+    assert reduce in {1, 2, 4, 8}
+    assert reduce == 1 or max(width, height) // reduce >= long_side
+    next_one = 2 * reduce
+    assert next_one > 8 or max(width, height) < next_one * long_side or min(width, height) < next_one
+
+
+@pytest.mark.parametrize(("long_side", "reduce"), [(192, 2), (96, 4), (64, 8)])
+def test_a_photograph_decoded_at_a_fraction_of_its_size_is_the_same_picture(long_side: int, reduce: int) -> None:
+    if not PHOTOGRAPHS.is_dir():
+        pytest.skip(f"{PHOTOGRAPHS} is not there")
+    differences, of_resizes = [], []
+    for path in sorted(PHOTOGRAPHS.glob("*.jpg"))[::4]:
+        content = path.read_bytes()
+        whole = decode_rgb(content, path.name)
+        height, width = whole.shape[:2]
+        if reduction_for(width, height, long_side) != reduce:
+            continue
+        size = (round(width * long_side / max(width, height)), round(height * long_side / max(width, height)))
+        reduced = cv2.resize(decode_rgb(content, path.name, reduce=reduce), size)
+        averaged = cv2.resize(whole, size, interpolation=cv2.INTER_AREA).astype(int)
+        differences.append(np.abs(reduced - averaged).mean())
+        of_resizes.append(np.abs(cv2.resize(whole, size, interpolation=cv2.INTER_LINEAR) - averaged).mean())
+    assert differences
+    assert np.mean(differences) < 6
+    # Closer to the average over each pixel's area than plain bilinear interpolation of the whole image comes.
+    assert np.mean(differences) < np.mean(of_resizes)
 
 
 @pytest.mark.parametrize("content", [b"", b"not an image at all", encode(".png")[:40], encode(".jpg")[:100]])
