@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raypose.checkpoint import config_of_run, local_model, run_of
+from raypose.checkpoint import config_of_run, local_model, locate_model, run_of
 from raypose.checkpoint.locate import CONFIG
 from raypose.config import RunConfig, load_config, parse_config
 from raypose.errors import CheckpointError, ConfigError
@@ -81,9 +81,10 @@ def validate(
     from raypose.engine.validate import validate as measure
     from raypose.engine.world import World
 
+    source = locate_model(model)
     url = data or _data_of_run(model, split)
     shards = ShardSet.open(url)
-    predictor = load(model, imgsz=imgsz, conf=0.001)
+    predictor = load(source, imgsz=imgsz, conf=0.001)
     if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
         raise CheckpointError(
             f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"

@@ -33,7 +33,7 @@ def acts(store: ObjectStore, file: Path) -> dict[str, Callable[[], object]]:
         "download": lambda: store.download("key", file.with_name("target")),
         "list": lambda: list(store.list()),
         "delete": lambda: store.delete(["key"]),
-        "probe": lambda: require_writable(store),
+        "probe": lambda: require_writable(store, "storage"),
     }
 
 
@@ -57,7 +57,7 @@ def test_every_operation_on_a_missing_bucket_says_so(s3_endpoint: str, file: Pat
     store = open_store(S3Location("no-such-bucket", "runs", endpoint_url=s3_endpoint).url)
     for name, act in acts(store, file).items():
         text = complaint(act)
-        assert text.startswith("s3://no-such-bucket/runs"), name
+        assert text.removeprefix("storage: ").startswith("s3://no-such-bucket/runs"), name
         assert "no such bucket; check its name and endpoint_url, or create it" in text, name
     assert [path.name for path in file.parent.iterdir()] == ["file"]
 

@@ -88,7 +88,7 @@ def predict_source(
     pictures_store = store.child(PICTURES_FOLDER)
     if pictures:
         _refuse_to_overwrite(opened, pictures_store)
-    require_writable(store)
+    require_writable(store, "out")
     failures: list[str] = []
     images = people = 0
     started_s = time.perf_counter()

@@ -27,7 +27,7 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
         _check_resumable(config, train_set, store)
     else:
         _check_unused(config, store)
-    require_writable(store)
+    require_writable(store, "storage")
 
 
 def metric_names(val_set: ShardSet, judge: Judge) -> list[str]:

@@ -53,15 +53,18 @@ def ancestry(url: str) -> Iterator[ObjectStore]:
         yield open_store(replace(location, prefix="/".join(parts[:depth])).url)
 
 
-def require_writable(store: ObjectStore) -> None:
-    """Raise StorageError now rather than after hours of work whose results could not be kept."""
+def require_writable(store: ObjectStore, setting: str) -> None:
+    """Raise StorageError now rather than after hours of work whose results could not be kept.
+
+    `setting` is what the user chose the place with.
+    """
     try:
         store.write(_PROBE, b"")
         store.delete([_PROBE])
     except StorageUnavailableError:
         raise
     except StorageError as error:
-        raise StorageError(f"{error}; choose a place that can be written to") from error
+        raise StorageError(f"{setting}: {error}; choose a place that can be written to") from error
 
 
 def is_remote(url: str) -> bool:

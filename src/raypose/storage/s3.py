@@ -78,9 +78,11 @@ class S3Store:
 
     def write(self, key: str, content: bytes) -> None:
         target = self._object(key) | _content_type(key)
-        self._connection.request(
-            self._doing("write", key), lambda client: client.put_object(**target, Body=content) and None
-        )
+
+        def write(client: Any) -> None:
+            client.put_object(**target, Body=content)
+
+        self._connection.request(self._doing("write", key), write)
 
     def write_new(self, key: str, content: bytes) -> bool:
         target = self._object(key)

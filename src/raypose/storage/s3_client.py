@@ -6,16 +6,17 @@ import logging
 import os
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
+import botocore.session
 from botocore import UNSIGNED
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-from raypose.config.s3_url import S3Location
+from raypose.config.s3_url import S3Location, hide_secrets
 from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.s3_errors import S3_ERRORS, explain, is_transient
 
@@ -80,23 +81,25 @@ class S3Connection:
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
     def _endpoint(self) -> str:
-        if self._location.endpoint_url:
-            return self._location.endpoint_url
-        return str(self._made[1].meta.endpoint_url) if self._made else "the server"
+        if self._made is None:
+            return self._location.endpoint_url or "the server"
+        return hide_secrets(str(self._made[1].meta.endpoint_url))  # it may come from the environment
 
 
 def _make_client(location: S3Location) -> Any:
     try:
-        session = boto3.Session(profile_name=location.profile)
+        settings = botocore.session.Session(profile=location.profile)
+        session = boto3.Session(botocore_session=settings)
         client = _client_of(session, location, {})
-        adaptations = _adaptations(session, client.meta.endpoint_url, location.path_style)
+        adaptations = _adaptations(settings.get_scoped_config(), client.meta.endpoint_url, location.path_style)
         return _client_of(session, location, adaptations) if adaptations else client
     except ProfileNotFound as error:
         raise StorageError(
             f"{location.url}: ~/.aws has no profile {location.profile!r}; name one that it has"
         ) from error
     except (BotoCoreError, ValueError) as error:  # ValueError: an endpoint or region that is none
-        raise StorageError(f"{location.url}: {' '.join(str(error).split())}; check the AWS settings") from error
+        reason = hide_secrets(" ".join(str(error).split()))
+        raise StorageError(f"{location.url}: {reason}; check the AWS settings") from error
 
 
 def _client_of(session: boto3.Session, location: S3Location, adaptations: dict[str, Any]) -> Any:
@@ -111,13 +114,12 @@ def _client_of(session: boto3.Session, location: S3Location, adaptations: dict[s
     return session.client("s3", endpoint_url=location.endpoint_url, region_name=location.region, config=config)
 
 
-def _adaptations(session: boto3.Session, endpoint: str, path_style: bool | None) -> dict[str, Any]:
-    """What a client of this endpoint needs that the user's own AWS settings leave open.
+def _adaptations(own: Mapping[str, Any], endpoint: str, path_style: bool | None) -> dict[str, Any]:
+    """What a client of this endpoint needs that the user's `own` AWS settings leave open.
 
     Servers other than Amazon's are seldom reachable at bucket.host, and many answer 411 to the checksums that boto3
     appends to a stream by default.
     """
-    own = session._session.get_scoped_config()
     is_amazon = (urlsplit(endpoint).hostname or "").endswith(_AMAZON)
     adaptations: dict[str, Any] = {}
     if path_style is not None:
