@@ -7,21 +7,23 @@ model, each by its path or its `s3://` URL.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raypose.checkpoint import config_of_run, local_model, locate_model, run_of
 from raypose.checkpoint.locate import CONFIG
-from raypose.config import RunConfig, load_config, parse_config
+from raypose.config import RunConfig, ValConfig, load_config, parse_config
 from raypose.errors import CheckpointError, ConfigError
-from raypose.storage import is_remote, open_parent, open_store
+from raypose.storage import ObjectStore, is_remote, open_parent, open_store
 
 if TYPE_CHECKING:
-    from raypose.evaluate import Evaluation, Judge
+    from raypose.data.shard_set import ShardSet
+    from raypose.evaluate import Evaluation
     from raypose.evaluate.pose_metrics import Protocol
-    from raypose.inference import Predictor
+    from raypose.inference import ComputePrecision, Predictor
     from raypose.model import ExportFormat
     from raypose.telemetry import Event, Reporter
 
@@ -68,47 +70,54 @@ def validate(
     data: str | None = None,
     split: Literal["val", "train"] = "val",
     imgsz: int | None = None,
-    batch: int = 16,
+    batch: int | None = None,
+    device: str = "auto",
+    precision: ComputePrecision | None = None,
+    flip: bool = False,
+    scales: Sequence[float] = (1.0,),
+    workers: int | None = None,
     protocol: Protocol | None = None,
     out: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure a model on a shard set, by default on the `split` of the run it belongs to; `out` gets a report.
 
-    Protocol, sigmas and validators are those of the run, COCO's and none for a model without one.
+    How a run was validated holds for its models, too: its section `val`, its `train.precision`, its node cache.
+    `flip` and `scales` are test-time augmentation. Without `workers` it is done in this process, else by so many Ray
+    workers, on the cluster that RAY_ADDRESS names or on this machine; the numbers are the same. `progress` hears how
+    many images are done, and how many there are.
     """
-    from raypose.data.shard_set import ShardSet
-    from raypose.engine.report import publish_report
-    from raypose.engine.validate import validate as measure
-    from raypose.engine.world import World
+    from raypose.engine.candidate import Candidate
+    from raypose.evaluate import Judge
+    from raypose.inference import Views
+    from raypose.launch.validate import predict_set
 
     source = locate_model(model)
-    url = data or _data_of_run(model, split)
-    shards = ShardSet.open(url)
-    predictor = load(source, imgsz=imgsz, conf=0.001)
-    if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
-        raise CheckpointError(
-            f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {url} has {shards.skeleton.keypoints};"
-            " validate on data with the model's own skeleton"
-        )
-    judge = _judge_of_run(model)
-    if protocol is not None:
-        judge = replace(judge, protocol=protocol)
-    evaluation = measure(predictor, shards, World(), batch=batch, judge=judge)
-    assert evaluation is not None  # the only worker is the leader
+    run = run_of(model)
+    config = None if run is None else config_of_run(run)
+    val = ValConfig() if config is None else config.val
+    shards = _shards_to_validate(model, config, data, split)
+    candidate = Candidate(
+        source if is_remote(source) else str(Path(source).absolute()),
+        imgsz,
+        conf=val.conf,
+        iou=val.iou,
+        max_det=val.max_det,
+        device=device,
+        precision=precision or ("auto" if config is None else config.train.precision),
+        views=Views(tuple(scales), shards.skeleton.flip_index if flip else None),
+    )
+    predictor = candidate.open()
+    _require_same_keypoints(model, predictor, shards)
+    judge = Judge.of(val) if protocol is None else replace(Judge.of(val), protocol=protocol)
+    results = []
+    for result in predict_set(candidate, predictor, shards, batch=batch or val.batch, workers=workers):
+        results.append(result)
+        if progress is not None:
+            progress(len(results), len(shards))
+    evaluation = judge.measure(results, shards.skeleton, shards.class_names)
     if out is not None:
-        publish_report(
-            open_store(str(out)),
-            title=f"{model} on {url}",
-            evaluation=evaluation,
-            predictor=predictor,
-            shards=shards,
-            pictures=8,
-            facts={
-                "model": predictor.spec.architecture,
-                "keypoints": str(predictor.spec.skeleton.keypoints),
-                "image size": f"{predictor.imgsz} px",
-            },
-        )
+        _publish_validation(open_store(str(out)), model, evaluation, predictor, shards)
     return evaluation
 
 
@@ -123,24 +132,27 @@ def export(
     model: str | Path,
     *,
     to: ExportFormat = "onnx",
-    out: Path | None = None,
+    out: str | Path | None = None,
     imgsz: int | None = None,
     dynamic: bool = False,
-) -> Path:
-    """Write a model for another runtime and return where; by default beside its weights.
+) -> str:
+    """Write a model for another runtime and return where: `out`, a path or URL, by default beside its weights.
 
     What is exported from object storage goes, by default, to the current folder.
     """
     from raypose.model import export_model, load_model
 
-    suffix = {"onnx": ".onnx", "openvino": "_openvino", "torchscript": ".torchscript"}[to]
     with local_model(model) as source:
         module, spec, trained_imgsz = load_model(source)
-        if is_remote(str(model)):
-            beside = Path(Path(open_parent(str(model))[1]).stem + suffix)
-        else:
-            beside = source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix)
-    return export_model(module, spec, imgsz or trained_imgsz, to, out or beside, dynamic=dynamic)
+        target = str(out or _export_target(model, source, to))
+    if not is_remote(target):
+        return str(export_model(module, spec, imgsz or trained_imgsz, to, Path(target), dynamic=dynamic))
+    store, name = open_parent(target)
+    with tempfile.TemporaryDirectory(prefix="raypose-export-") as folder:
+        written = export_model(module, spec, imgsz or trained_imgsz, to, Path(folder, name), dynamic=dynamic)
+        for file in sorted(path for path in (written, *written.rglob("*")) if path.is_file()):
+            store.upload(file, file.relative_to(folder).as_posix())
+    return target
 
 
 def run_config(run: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
@@ -175,19 +187,58 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     )
 
 
-def _data_of_run(model: str | Path, split: Literal["val", "train"]) -> str:
-    run = run_of(model)
-    if run is None:
-        raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
-    data = config_of_run(run).data
-    return data.val if split == "val" else data.train
+def _export_target(model: str | Path, source: Path, to: ExportFormat) -> Path:
+    suffix = {"onnx": ".onnx", "openvino": "_openvino", "torchscript": ".torchscript"}[to]
+    if is_remote(str(model)):
+        name = open_parent(str(model))[1]
+        return Path((Path(name).stem if source.is_file() else name) + suffix)
+    return source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix)
 
 
-def _judge_of_run(model: str | Path) -> Judge:
-    from raypose.evaluate import BY_COCO, Judge
+def _shards_to_validate(
+    model: str | Path, config: RunConfig | None, data: str | None, split: Literal["val", "train"]
+) -> ShardSet:
+    from raypose.data.cache import NodeCache, cache_folder
+    from raypose.data.shard_set import ShardSet
 
-    run = run_of(model)
-    return BY_COCO if run is None else Judge.of(config_of_run(run).val)
+    if config is None:
+        if data is None:
+            raise ConfigError(f"{model}: does not lie in a run that says which data; name a shard set with --data")
+        shards = ShardSet.open(data)
+    else:
+        cache = NodeCache(cache_folder(config.data.cache_dir), config.data.cache_bytes)
+        shards = ShardSet.open(data or (config.data.val if split == "val" else config.data.train), cache)
+    shards.require_room()
+    return shards
+
+
+def _require_same_keypoints(model: str | Path, predictor: Predictor, shards: ShardSet) -> None:
+    if predictor.spec.skeleton.keypoints != shards.skeleton.keypoints:
+        raise CheckpointError(
+            f"{model}: predicts {predictor.spec.skeleton.keypoints} keypoints, {shards.url} has"
+            f" {shards.skeleton.keypoints}; validate on data with the model's own skeleton"
+        )
+
+
+def _publish_validation(
+    store: ObjectStore, model: str | Path, evaluation: Evaluation, predictor: Predictor, shards: ShardSet
+) -> None:
+    from raypose.engine.report import publish_report
+
+    publish_report(
+        store,
+        title=f"{model} on {shards.url}",
+        evaluation=evaluation,
+        predictor=predictor,
+        shards=shards,
+        pictures=8,
+        facts={
+            "model": predictor.spec.architecture,
+            "keypoints": str(predictor.spec.skeleton.keypoints),
+            "image size": f"{predictor.imgsz} px",
+            "precision": f"{predictor.precision} on {predictor.device_type}",
+        },
+    )
 
 
 def _silent(event: Event) -> None:

@@ -17,7 +17,7 @@ from raypose.batch import PredictSummary, VideoFile, open_source, predict_source
 from raypose.checkpoint import CheckpointStore, RunIdentity, Snapshot, TrainProgress, local_model, locate_model, run_of
 from raypose.config import RunConfig, TrainConfig, dump_config, load_config
 from raypose.errors import CheckpointError, ConfigError, DataError
-from raypose.model import ModelSpec, build_model, load_pretrained, save_ultralytics
+from raypose.model import ExportFormat, ModelSpec, build_model, load_pretrained, save_ultralytics
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import Skeleton
 
@@ -124,6 +124,26 @@ def test_training_starts_from_weights_in_a_bucket(run_url: str) -> None:
         report = load_pretrained(model, path, named=run_url)
     assert torch.equal(weights_of(model), weights_of(build_model(SPEC, TrainConfig(), seed=1)))
     assert str(report).startswith(run_url)
+
+
+@pytest.mark.parametrize(("to", "name"), [("torchscript", "hands.torchscript"), ("openvino", "hands_openvino")])
+def test_an_export_goes_to_a_bucket_and_predicts_from_there(
+    run_url: str, s3_url: str, to: ExportFormat, name: str
+) -> None:
+    where = api.export(run_url, to=to, out=below(s3_url, name))
+    assert where == below(s3_url, name)
+    image = np.zeros((64, 64, 3), np.uint8)
+    exported, original = (raypose.load(place, conf=0.0, max_det=3, device="cpu") for place in (where, run_url))
+    expected, found = original.predict([image])[0], exported.predict([image])[0]
+    np.testing.assert_allclose(found.keypoints_NK3, expected.keypoints_NK3, atol=1e-2)
+
+
+def test_an_export_from_a_bucket_goes_to_the_current_folder(
+    run_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert api.export(run_url, to="torchscript") == "demo.torchscript"
+    assert (tmp_path / "demo.torchscript").is_file()
 
 
 def test_a_run_in_a_bucket_is_resumed_where_it_lies(run_url: str, s3_url: str) -> None:
