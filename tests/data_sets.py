@@ -11,11 +11,13 @@ from raypose.data.synth import synthesize
 from raypose.structures import COCO_PERSON
 
 
-def build_synthetic(folder: Path, *, train: int = 48, val: int = 12, size_px: int = 96) -> Path:
+def build_synthetic(
+    folder: Path, *, train: int = 48, val: int = 12, size_px: int = 96, shard_bytes: int = 48 * 1024
+) -> Path:
     """Shard sets `folder`/train and `folder`/val of drawn people, each of a few shards."""
     for name, count, seed in (("train", train, 1), ("val", val, 2)):
         samples = synthesize(count, seed, size_px)
-        build_shard_set(source_of(samples, COCO_PERSON, ("person",)), str(folder / name), shard_bytes=48 * 1024)
+        build_shard_set(source_of(samples, COCO_PERSON, ("person",)), str(folder / name), shard_bytes=shard_bytes)
     return folder
 
 

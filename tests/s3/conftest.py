@@ -21,6 +21,7 @@ from raypose.config.s3_url import S3Location
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
 CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 BUCKET = "raypose"
+CEPH_RGW = Path(__file__).with_name("ceph-rgw")
 
 # Keys of the two servers on loopback that this file starts; they are worth nothing elsewhere.
 ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
@@ -62,19 +63,23 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rgw_endpoint(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Ceph object gateway with monitor and OSD in memory, about 12 s to start."""
+def rgw_folder(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A Ceph object gateway with monitor and OSD in memory, about 12 s to start: where its configuration is."""
     if missing := missing_ceph_programs():
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
-    script = Path(__file__).with_name("ceph-rgw")
     folder = tmp_path_factory.mktemp("ceph") / "rgw"
     subprocess.run(
-        [script, "start", folder, str(free_port()), str(free_port())], check=True, timeout=120, stdout=subprocess.PIPE
+        [CEPH_RGW, "start", folder, str(free_port()), str(free_port())], check=True, timeout=120, stdout=subprocess.PIPE
     )
-    endpoint = (folder / "endpoint").read_text().strip()
+    yield folder
+    subprocess.run([CEPH_RGW, "stop", folder], check=True, timeout=60)
+
+
+@pytest.fixture(scope="session")
+def rgw_endpoint(rgw_folder: Path) -> str:
+    endpoint = (rgw_folder / "endpoint").read_text().strip()
     make_bucket(endpoint, BUCKET)
-    yield endpoint
-    subprocess.run([script, "stop", folder], check=True, timeout=60)
+    return endpoint
 
 
 @pytest.fixture(scope="session", params=["moto", "rgw"])
