@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import random
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -9,10 +10,35 @@ import pytest
 
 from raypose.config.schema import AugmentConfig
 from raypose.structures import COCO_PERSON, People
-from raypose.vision.augment import Labelled, TrainingImage, build_training_image, scale_colours
+from raypose.vision.augment import draw_training_image, scale_colours
+from raypose.vision.canvas import Labelled
+from raypose.vision.targets import targets_of
 
 PLAIN = AugmentConfig(translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
 GREY = 114
+
+
+class TrainingImage(NamedTuple):
+    """A drawn image with the targets of its people."""
+
+    image: np.ndarray
+    class_N: np.ndarray
+    box_cxcywh_N4: np.ndarray
+    keypoints_NK3: np.ndarray
+
+
+def build_training_image(
+    primary: Labelled,
+    partners: Sequence[Labelled],
+    options: AugmentConfig,
+    *,
+    imgsz: int,
+    flip_index: Sequence[int],
+    rng: np.random.Generator,
+) -> TrainingImage:
+    image, layout = draw_training_image(primary, partners, options, imgsz=imgsz, rng=rng)
+    targets = targets_of([layout], imgsz, flip_index)
+    return TrainingImage(image, targets.class_N, targets.box_cxcywh_N4, targets.keypoints_NK3)
 
 
 def people(box_N4: np.ndarray, keypoints_NK3: np.ndarray, ignore: bool = False) -> People:
@@ -167,6 +193,34 @@ def test_grey_stays_grey_under_any_hue_and_saturation() -> None:
     image = np.full((4, 4, 3), 90, np.uint8)
     scale_colours(image, AugmentConfig(hsv_h=0.5, hsv_s=1, hsv_v=0), np.random.default_rng(1))
     assert np.abs(image.astype(int) - 90).max() <= 1
+
+
+def test_targets_of_a_batch_are_those_of_its_images_one_after_another() -> None:
+    flip_index, imgsz = (1, 0), 160
+    layouts = []
+    for seed in range(12):
+        options = AugmentConfig(flipud=0.5, degrees=20.0 * (seed % 3 == 0))
+        partners = [crosses(seed + number) for number in range(3)] if seed % 2 else []
+        rng = np.random.default_rng(seed)
+        layouts.append(draw_training_image(crosses(seed + 9), partners, options, imgsz=imgsz, rng=rng)[1])
+    together = targets_of(layouts, imgsz, flip_index)
+    apart = [targets_of([layout], imgsz, flip_index) for layout in layouts]
+    for name in ("class_N", "box_cxcywh_N4", "keypoints_NK3"):
+        assert np.array_equal(getattr(together, name), np.concatenate([getattr(part, name) for part in apart])), name
+    assert together.image_index_N.tolist() == [
+        number for number, part in enumerate(apart) for _ in range(len(part.class_N))
+    ]
+
+
+def test_a_batch_with_nobody_in_it_has_empty_targets() -> None:
+    nobody = Labelled(np.zeros((40, 60, 3), np.uint8), People.empty(17), 60, 40)
+    layouts = [
+        draw_training_image(nobody, (), AugmentConfig(degrees=degrees), imgsz=64, rng=np.random.default_rng(0))[1]
+        for degrees in (0.0, 10.0)
+    ]
+    targets = targets_of(layouts, 64, COCO_PERSON.flip_index)
+    assert targets.keypoints_NK3.shape == (0, 17, 3)
+    assert targets.box_cxcywh_N4.shape == (0, 4)
 
 
 class _UltralyticsImages:

@@ -5,7 +5,6 @@ What a batch holds depends on (seed, step, lane) alone, never on who makes it or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -16,9 +15,10 @@ from raypose.data.plan import Plan, SampleRef, sample_rng
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import Batch, ImageArray
-from raypose.vision.augment import TrainingImage, build_training_image
+from raypose.vision.augment import draw_training_image
 from raypose.vision.canvas import Labelled
 from raypose.vision.decode import decode_rgb, reduction_for
+from raypose.vision.targets import Layout, targets_of
 
 MAX_REPLACEMENTS = 16
 """Partners tried in place of an image that does not decode, before giving up."""
@@ -56,30 +56,31 @@ class BatchSource:
         """The batch, its images written to `image_B3HW`, which becomes part of it."""
         step, local_lane = divmod(number, len(self.lanes))
         reading = _Reading(self.shards, self.plan, self.imgsz)
-        ids, images = [], []
-        for planes_3HW, ref in zip(
-            image_B3HW, self.plan.references(self.start_step + step, self.lanes[local_lane]), strict=True
-        ):
-            sample_id, image = self._training_image(ref, reading)
-            cv2.split(image.image, list(planes_3HW))  # 3 times as fast as a transposing copy
+        refs = self.plan.references(self.start_step + step, self.lanes[local_lane])
+        ids, layouts = [], []
+        for planes_3HW, ref in zip(image_B3HW, refs, strict=True):
+            sample_id, image, layout = self._draw(ref, reading)
+            cv2.split(image, list(planes_3HW))  # 3 times as fast as a transposing copy
             ids.append(sample_id)
-            images.append(image)
-        return Made(_collate(image_B3HW, images, ids), reading.images_read, tuple(reading.bad))
+            layouts.append(layout)
+        targets = targets_of(layouts, self.imgsz, self.shards.skeleton.flip_index)
+        batch = Batch(
+            image_B3HW,
+            targets.class_N,
+            targets.box_cxcywh_N4,
+            targets.keypoints_NK3,
+            targets.image_index_N,
+            tuple(ids),
+        )
+        return Made(batch, reading.images_read, tuple(reading.bad))
 
-    def _training_image(self, ref: SampleRef, reading: _Reading) -> tuple[str, TrainingImage]:
+    def _draw(self, ref: SampleRef, reading: _Reading) -> tuple[str, ImageArray, Layout]:
         rng = sample_rng(self.seed, ref)
         open_epochs = self.epochs - self.augment.close_mosaic
         mosaic = rng.random() < self.augment.mosaic and ref.epoch < open_epochs
         sample_id, primary = reading.labelled(ref, rng)
-        partners = self.plan.partners(ref, rng, 3) if mosaic else ()
-        return sample_id, build_training_image(
-            primary,
-            [reading.labelled(partner, rng)[1] for partner in partners],
-            self.augment,
-            imgsz=self.imgsz,
-            flip_index=self.shards.skeleton.flip_index,
-            rng=rng,
-        )
+        partners = [reading.labelled(partner, rng)[1] for partner in self.plan.partners(ref, rng, 3)] if mosaic else []
+        return sample_id, *draw_training_image(primary, partners, self.augment, imgsz=self.imgsz, rng=rng)
 
 
 class _Reading:
@@ -119,15 +120,3 @@ def _check_size(image: ImageArray, width: int, height: int, reduce: int, where: 
             f"{where}: decodes to {found_width}x{found_height}{scale}, its labels are for {width}x{height};"
             " rebuild the shards with 'raypose data build'"
         )
-
-
-def _collate(image_B3HW: ImageArray, images: Sequence[TrainingImage], ids: Sequence[str]) -> Batch:
-    people = [len(item.class_N) for item in images]
-    return Batch(
-        image_B3HW,
-        np.concatenate([item.class_N for item in images]),
-        np.concatenate([item.box_cxcywh_N4 for item in images]),
-        np.concatenate([item.keypoints_NK3 for item in images]),
-        np.repeat(np.arange(len(images)), people),
-        tuple(ids),
-    )

@@ -15,45 +15,48 @@ import cv2
 import numpy as np
 
 from raypose.config.schema import AugmentConfig
-from raypose.structures import FloatArray, ImageArray, IntArray
-from raypose.vision.canvas import Axes, Canvas, Labelled, Matrix, Tile, draw_aligned, draw_warped, targets_of
+from raypose.structures import ImageArray
+from raypose.vision.canvas import Axes, Canvas, Labelled, Matrix, Tile, draw_aligned, draw_warped
+from raypose.vision.targets import Layout
 
 
-@dataclass(frozen=True, slots=True)
-class TrainingImage:
-    """A square HW3 RGB image; boxes (cx, cy, w, h) and keypoints (x, y, visibility) relative to its side."""
-
-    image: ImageArray
-    class_N: IntArray
-    box_cxcywh_N4: FloatArray
-    keypoints_NK3: FloatArray
-
-
-def build_training_image(
+def draw_training_image(
     primary: Labelled,
     partners: Sequence[Labelled],
     options: AugmentConfig,
     *,
     imgsz: int,
-    flip_index: Sequence[int],
     rng: np.random.Generator,
-) -> TrainingImage:
-    """One augmented image of imgsz x imgsz: a mosaic if there are three partners, plain if there are none.
+) -> tuple[ImageArray, Layout]:
+    """One augmented HW3 RGB image of imgsz x imgsz: a mosaic if there are three partners, plain if there are none.
 
-    People marked `ignore` are no targets. Keypoints that leave the image get visibility 0.
+    What its people become is for `targets_of` to say.
     """
     canvas = _mosaic(primary, partners, imgsz, rng) if partners else _single(primary, imgsz)
     warp = _random_warp(options, imgsz, rng)
+    to_output: Matrix | tuple[Axes, ...]
     if warp.keeps_axes:
-        image, tile_to_output = draw_aligned(canvas, warp.axes(canvas), imgsz)
-        targets = targets_of(canvas, tile_to_output, warp.zoom, imgsz)
+        image, to_output = draw_aligned(canvas, warp.axes(canvas), imgsz)
     else:
         to_output = warp.matrix(canvas)
         image = draw_warped(canvas, to_output, imgsz)
-        targets = targets_of(canvas, to_output, warp.zoom, imgsz)
     scale_colours(image, options, rng)
     upside_down, mirrored = rng.random() < options.flipud, rng.random() < options.fliplr
-    return _flip(TrainingImage(image, *targets), flip_index, mirrored=mirrored, upside_down=upside_down)
+    if upside_down or mirrored:
+        around_both, around_x, around_y = -1, 0, 1
+        way = around_both if upside_down and mirrored else around_x if upside_down else around_y
+        image = cast(ImageArray, cv2.flip(image, way))
+    layout = Layout(
+        tuple(tile.source.people for tile in canvas.tiles),
+        tuple(tile.to_canvas for tile in canvas.tiles),
+        canvas.width,
+        canvas.height,
+        to_output,
+        warp.zoom,
+        mirrored,
+        upside_down,
+    )
+    return image, layout
 
 
 def scale_colours(image: ImageArray, options: AugmentConfig, rng: np.random.Generator) -> None:
@@ -146,14 +149,3 @@ def _random_warp(options: AugmentConfig, imgsz: int, rng: np.random.Generator) -
         around(0.5, options.translate, x) * imgsz,
         around(0.5, options.translate, y) * imgsz,
     )
-
-
-def _flip(plain: TrainingImage, flip_index: Sequence[int], *, mirrored: bool, upside_down: bool) -> TrainingImage:
-    image, box_cxcywh_N4, keypoints_NK3 = plain.image, plain.box_cxcywh_N4.copy(), plain.keypoints_NK3.copy()
-    for axis, flipped in enumerate((mirrored, upside_down)):
-        if flipped:
-            image = cast(ImageArray, cv2.flip(image, 1 - axis))
-            box_cxcywh_N4[:, axis] = 1 - box_cxcywh_N4[:, axis]
-            keypoints_NK3[..., axis] = 1 - keypoints_NK3[..., axis]
-            keypoints_NK3 = keypoints_NK3[:, list(flip_index)]
-    return TrainingImage(image, plain.class_N, box_cxcywh_N4, keypoints_NK3)

@@ -1,4 +1,4 @@
-"""Images laid side by side on a canvas, and what becomes of their pixels and people in the output.
+"""Images laid side by side on a canvas, and what becomes of their pixels in the output.
 
 Each image is resized once, straight to where it ends up; only a rotation, shear or perspective needs the canvas itself.
 Coordinates are continuous pixels, so labels follow their pixels exactly.
@@ -7,7 +7,6 @@ Coordinates are continuous pixels, so labels follow their pixels exactly.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, cast
 
@@ -15,16 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from raypose.structures import BoolArray, FloatArray, ImageArray, IntArray, People
-from raypose.vision.geometry import PAD_VALUE, transform_boxes, transform_points
+from raypose.structures import ImageArray, People
+from raypose.vision.geometry import PAD_VALUE
 
 Matrix = NDArray[np.float64]
-
-MIN_SIDE = 2.0
-MIN_AREA_LEFT = 0.1
-MAX_ASPECT = 100.0
-"""A person is dropped whose box gets thinner than MIN_SIDE pixels, keeps less than MIN_AREA_LEFT of its area, or
-gets more elongated than MAX_ASPECT."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +33,15 @@ class Labelled:
     height: int
 
 
+class Axes(NamedTuple):
+    """A map that keeps axes: x becomes scale_x * x + offset_x, and y likewise."""
+
+    scale_x: float
+    scale_y: float
+    offset_x: float
+    offset_y: float
+
+
 class Tile(NamedTuple):
     """An image and the whole pixels of the canvas that it fills; it may hang over the canvas."""
 
@@ -49,6 +51,11 @@ class Tile(NamedTuple):
     width: int
     height: int
 
+    @property
+    def to_canvas(self) -> Axes:
+        """From the coordinates of the image's people."""
+        return Axes(self.width / self.source.width, self.height / self.source.height, self.left, self.top)
+
 
 @dataclass(frozen=True, slots=True)
 class Canvas:
@@ -57,15 +64,6 @@ class Canvas:
     tiles: tuple[Tile, ...]
     width: int
     height: int
-
-
-class Axes(NamedTuple):
-    """A map that keeps axes: x becomes scale_x * x + offset_x, and y likewise."""
-
-    scale_x: float
-    scale_y: float
-    offset_x: float
-    offset_y: float
 
 
 def draw_warped(canvas: Canvas, to_output: Matrix, imgsz: int) -> ImageArray:
@@ -82,7 +80,7 @@ def draw_warped(canvas: Canvas, to_output: Matrix, imgsz: int) -> ImageArray:
     return cast(ImageArray, warped)
 
 
-def draw_aligned(canvas: Canvas, to_output: Axes, imgsz: int) -> tuple[ImageArray, list[Axes]]:
+def draw_aligned(canvas: Canvas, to_output: Axes, imgsz: int) -> tuple[ImageArray, tuple[Axes, ...]]:
     """Resize what is visible of each tile into place.
 
     A resize ends on whole pixels, which moves a tile by up to half a pixel; so each tile has its own map.
@@ -99,7 +97,7 @@ def draw_aligned(canvas: Canvas, to_output: Axes, imgsz: int) -> tuple[ImageArra
             continue
         _paste(tile.source.image[y.first : y.last, x.first : x.last], output, x.start, y.start, x.end, y.end)
         tile_to_output.append(Axes(x.scale, y.scale, x.offset, y.offset))
-    return output, tile_to_output
+    return output, tuple(tile_to_output)
 
 
 class _Span(NamedTuple):
@@ -152,66 +150,3 @@ def _resize(image: ImageArray, width: int, height: int, out: ImageArray | None =
 
 def _grey(width: int, height: int) -> ImageArray:
     return np.full((height, width, 3), PAD_VALUE, np.uint8)
-
-
-def targets_of(
-    canvas: Canvas, to_output: Matrix | Sequence[Axes], zoom: float, imgsz: int
-) -> tuple[IntArray, FloatArray, FloatArray]:
-    """Classes, boxes (cx, cy, w, h) and keypoints of the people that are still to be seen, relative to the output.
-
-    `to_output` maps the canvas, or what each tile covers of it.
-    """
-    people = [tile.source.people for tile in canvas.tiles]
-    tile_N = np.repeat(np.arange(len(people)), [len(part) for part in people])
-    keypoints_NK3 = np.concatenate([part.keypoints_NK3 for part in people])
-    # P points of each person: two corners of the box, then the keypoints.
-    corner_N22 = np.concatenate([part.box_xyxy_N4 for part in people]).reshape(-1, 2, 2)
-    xy_NP2 = np.concatenate([corner_N22, keypoints_NK3[..., :2]], axis=1, dtype=np.float64)
-
-    on_canvas_NP2 = _mapped(xy_NP2, [_placement(tile) for tile in canvas.tiles], tile_N)
-    canvas_NP2, inside_canvas_NP = _clipped(on_canvas_NP2, canvas.width, canvas.height)
-    if isinstance(to_output, np.ndarray):
-        mapped_NP2 = _warped(canvas_NP2, to_output)
-    else:
-        mapped_NP2 = _mapped(canvas_NP2, to_output, tile_N)
-    output_NP2, inside_output_NP = _clipped(mapped_NP2, imgsz, imgsz)
-
-    before_N2 = (canvas_NP2[:, 1] - canvas_NP2[:, 0]) * zoom
-    size_N2 = output_NP2[:, 1] - output_NP2[:, 0]
-    short_N, long_N = np.minimum(size_N2[:, 0], size_N2[:, 1]), np.maximum(size_N2[:, 0], size_N2[:, 1])
-    keep_N = (
-        (short_N > MIN_SIDE)
-        & (long_N < MAX_ASPECT * short_N)
-        & (size_N2[:, 0] * size_N2[:, 1] > MIN_AREA_LEFT * (before_N2[:, 0] * before_N2[:, 1]))
-        & ~np.concatenate([part.ignore_N for part in people])
-    )
-    keypoints_NK3[..., :2] = output_NP2[:, 2:] / imgsz
-    keypoints_NK3[..., 2] *= inside_canvas_NP[:, 2:] & inside_output_NP[:, 2:]
-    centre_N2 = (output_NP2[:, 0] + output_NP2[:, 1]) / 2
-    box_cxcywh_N4 = (np.concatenate([centre_N2, size_N2], axis=1) / imgsz).astype(np.float32)
-    class_N = np.concatenate([part.class_N for part in people])
-    return class_N[keep_N], box_cxcywh_N4[keep_N], keypoints_NK3[keep_N]
-
-
-def _placement(tile: Tile) -> Axes:
-    """From the coordinates of an image's people to the canvas."""
-    return Axes(tile.width / tile.source.width, tile.height / tile.source.height, tile.left, tile.top)
-
-
-def _mapped(xy_NP2: Matrix, axes: Sequence[Axes], tile_N: IntArray) -> Matrix:
-    """Each person's points under the map of his tile."""
-    axes_N4: Matrix = np.array(axes)[tile_N]
-    return xy_NP2 * axes_N4[:, None, :2] + axes_N4[:, None, 2:]
-
-
-def _warped(xy_NP2: Matrix, matrix: Matrix) -> Matrix:
-    """Points under a projective map; the first two become the bounds of the box that they spanned."""
-    box_N4 = transform_boxes(matrix, xy_NP2[:, :2].reshape(-1, 4))
-    return np.concatenate([box_N4.reshape(-1, 2, 2), transform_points(matrix, xy_NP2[:, 2:])], axis=1)
-
-
-def _clipped(xy_NP2: Matrix, width: int, height: int) -> tuple[Matrix, BoolArray]:
-    """Points moved onto the border where they lie outside, and which of them did not."""
-    inside_NP2 = np.minimum(np.maximum(xy_NP2, 0), (width, height))
-    same_NP2 = inside_NP2 == xy_NP2
-    return inside_NP2, same_NP2[..., 0] & same_NP2[..., 1]
