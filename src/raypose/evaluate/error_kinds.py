@@ -9,6 +9,7 @@ or its mirror image in another person; else a miss.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,25 +37,23 @@ class ErrorKind:
 
 def error_kinds(
     by_pose: Comparison,
-    by_box: Comparison,
+    kinds_PK: Mapping[str, BoolArray],
     person_P: IntArray,
     *,
-    skeleton: Skeleton,
     sigmas_K: Float64Array,
     classes: int,
     pose_ap: float,
 ) -> tuple[ErrorKind, ...]:
-    """Count jitters, inversions, swaps and misses, and price them.
+    """Count jitters, inversions, swaps and misses, as `classify` tells them apart, and price them.
 
-    `person_P` is the person each prediction of `by_box` answers for, -1 for none; `by_pose` is what
-    `pose_ap` is made of.
+    `person_P` is the person each prediction answers for, -1 for none; `by_pose` is what `pose_ap` is made of.
     """
     truth = by_pose.truth
     # One more person, nobody, answers for index -1.
     counted_MK = np.concatenate([truth.labelled() & ~truth.ignore_pose_M[:, None], np.zeros((1, len(sigmas_K)), bool)])
     judged_PK = counted_MK[person_P]
     total, kinds = int(judged_PK.sum()), []
-    for name, kind_PK in _classify(by_box, person_P, skeleton, sigmas_K).items():
+    for name, kind_PK in kinds_PK.items():
         wrong_PK = kind_PK & judged_PK
         count = int(wrong_PK.sum())
         corrected_ap = _pose_ap(_corrected(by_pose, wrong_PK, person_P, sigmas_K), classes) if count else pose_ap
@@ -62,10 +61,13 @@ def error_kinds(
     return tuple(kinds)
 
 
-def _classify(
+def classify(
     by_box: Comparison, person_P: IntArray, skeleton: Skeleton, sigmas_K: Float64Array
 ) -> dict[str, BoolArray]:
-    """For each kind, which predicted keypoints are of it, judged against the person they answer for."""
+    """For each kind, which predicted keypoints are of it, judged against the person they answer for.
+
+    Keypoints that nobody labelled are of no meaning here: whoever counts leaves them out.
+    """
     mirror_K = np.array(skeleton.flip_index)
     has_mirror_K = mirror_K != np.arange(len(mirror_K))
     truth, found = by_box.truth, by_box.found

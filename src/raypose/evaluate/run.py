@@ -13,9 +13,11 @@ from raypose.errors import DataError
 from raypose.evaluate import coco, crowdpose
 from raypose.evaluate.calibration import KEYPOINT_THRESHOLD, Calibration, calibrate
 from raypose.evaluate.coco import AREAS, PrecisionRecall, precision_recall
+from raypose.evaluate.confusion import confusion
 from raypose.evaluate.curves import CURVE_OKS, ConfidenceCurves, confidence_curves, right_and_wrong
-from raypose.evaluate.error_kinds import ErrorKind, error_kinds
+from raypose.evaluate.error_kinds import ErrorKind, classify, error_kinds
 from raypose.evaluate.figure import Figure
+from raypose.evaluate.image_scores import ImageScores, image_scores, working_confidence
 from raypose.evaluate.matching import Comparison, compare_boxes, compare_poses
 from raypose.evaluate.pck import KeypointAccuracy, KeypointRow, answers, keypoint_accuracy
 from raypose.evaluate.pose_metrics import Protocol, coco_metrics, crowdpose_metrics
@@ -57,7 +59,8 @@ class Curves:
 class Evaluation:
     """The result of a validation. `metrics` has one flat name for each number, NaN where it is undefined.
 
-    `figures` are what validators drew, for the report.
+    `confusion_CC` has the classes as labelled in its rows and as predicted in its columns, the last of both for nobody.
+    `images` and `figures`, what validators drew, are for the report.
     """
 
     metrics: dict[str, float]
@@ -66,13 +69,15 @@ class Evaluation:
     error_kinds: tuple[ErrorKind, ...]
     curves: Curves
     notes: tuple[str, ...]
+    confusion_CC: IntArray
+    images: ImageScores
     figures: tuple[Figure, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain builtins for JSON, without figures; undefined numbers become None."""
+        """Plain builtins for JSON, without images and figures; undefined numbers become None."""
         plain = _plain(asdict(replace(self, figures=())))
         assert isinstance(plain, dict)
-        del plain["figures"]
+        del plain["figures"], plain["images"]
         return plain
 
 
@@ -97,10 +102,10 @@ def evaluate(
     box = precision_recall(by_box, truth.ignore_box_M, classes=classes, areas={"all": AREAS["all"]})
     person_P, answer_M = answers(by_box)
     accuracy = keypoint_accuracy(truth, found, answer_M, skeleton)
-    errors = error_kinds(
-        by_pose, by_box, person_P, skeleton=skeleton, sigmas_K=sigmas_K, classes=classes, pose_ap=pose.ap()
-    )
+    kinds_PK = classify(by_box, person_P, skeleton, sigmas_K)
     curves = _curves(by_pose, pose, answer_M, accuracy)
+    confidence = working_confidence(curves.by_confidence)
+    ids = [result.id for result in results]
     return Evaluation(
         metrics={
             **pose_metrics,
@@ -112,9 +117,11 @@ def evaluate(
         },
         per_keypoint=accuracy.rows,
         per_class=_class_rows(class_names, truth, pose, box),
-        error_kinds=errors,
+        error_kinds=error_kinds(by_pose, kinds_PK, person_P, sigmas_K=sigmas_K, classes=classes, pose_ap=pose.ap()),
         curves=curves,
         notes=_notes(note, truth, curves.by_confidence, protocol),
+        confusion_CC=confusion(truth, found, classes=classes, confidence=confidence),
+        images=image_scores(truth, found, person_P, kinds_PK, ids=ids, sigmas_K=sigmas_K, confidence=confidence),
     )
 
 

@@ -1,0 +1,34 @@
+"""Which class is taken for which, and which is missed or invented."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from raypose.evaluate.matching import compare_boxes
+from raypose.evaluate.pck import answers
+from raypose.evaluate.records import Found, Truth
+from raypose.structures import IntArray
+
+
+def confusion(truth: Truth, found: Found, *, classes: int, confidence: float) -> IntArray:
+    """Counts by class as labelled (rows) and as predicted (columns); the last of both is nobody. Shape (C + 1, C + 1).
+
+    Predictions of at least `confidence` answer for people by box, whatever the class; those that hit an ignored person
+    are left out.
+    """
+    one_class = replace(truth, class_M=np.zeros_like(truth.class_M))
+    score_P = np.where(found.score_P >= confidence, found.score_P, -1.0)
+    person_P, _ = answers(
+        compare_boxes(one_class, replace(found, score_P=score_P, class_P=np.zeros_like(found.class_P)), len(found))
+    )
+    kept_P = (found.score_P >= confidence) & ~np.append(truth.ignore_pose_M, False)[person_P]
+    answering = np.flatnonzero(kept_P & (person_P >= 0))
+    missed_M = ~truth.ignore_pose_M
+    missed_M[person_P[answering]] = False
+    count_CC = np.zeros((classes + 1, classes + 1), np.int64)
+    np.add.at(count_CC, (truth.class_M[person_P[answering]], found.class_P[answering]), 1)
+    np.add.at(count_CC, (truth.class_M[missed_M], classes), 1)
+    np.add.at(count_CC, (classes, found.class_P[kept_P & (person_P < 0)]), 1)
+    return count_CC
