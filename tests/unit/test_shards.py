@@ -9,6 +9,7 @@ import re
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -301,6 +302,18 @@ def test_verify_finds_an_image_that_does_not_decode(tmp_path: Path) -> None:
     manifest = Manifest(SKELETON, ("person",), (writer.info(),), Counts(2, 2))
     faults = list(ShardSet(open_store(str(tmp_path)), manifest).verify())
     assert faults[0] is None and faults[1] is not None and "cut" in faults[1].reason
+
+
+def test_verify_looks_at_the_numbers_of_labels_too(tmp_path: Path) -> None:
+    """A shard and a manifest that agree, but a class that the set does not have, as a foreign tool might write it."""
+    good = sample(0)
+    foreign = replace(good, people=replace(good.people, class_N=np.array([7])))
+    with ShardWriter(tmp_path / "shard-000000.pkl") as writer:
+        writer.add(foreign)
+    manifest = Manifest(SKELETON, ("person",), (writer.info(),), Counts.of(foreign.people))
+    (tmp_path / "manifest.json").write_text(manifest.to_json())
+    (fault,) = ShardSet.open(str(tmp_path)).verify()
+    assert fault is not None and (fault.record, "a class outside 0..0, found 7" in fault.reason) == (0, True)
 
 
 def test_a_manifest_comes_back_equal(built: Path) -> None:

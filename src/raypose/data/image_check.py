@@ -57,7 +57,9 @@ def _opened(content: bytes, where: str) -> Image.Image:
         raise DataError(f"{where}: PIL.ImageFile.LOAD_TRUNCATED_IMAGES is set, so damage cannot be seen; unset it")
     try:
         image = Image.open(io.BytesIO(content))
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{where}: too large: {error}; shrink or remove it") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         start = content[:8].hex(" ") or "nothing"
         raise DataError(
             f"{where}: {len(content):,} bytes starting with {start} are no image; replace or remove it"

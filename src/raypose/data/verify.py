@@ -13,13 +13,13 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from raypose.data.image_check import check_image
 from raypose.data.manifest import Manifest, ShardInfo
+from raypose.data.sample_check import check_sample
 from raypose.data.shard import ShardReader, find_damage
 from raypose.errors import DataError, RayposeError, ShardCorruptError, StorageError
 from raypose.storage import ObjectStore
 from raypose.storage.local import LocalStore
-from raypose.structures import Sample
+from raypose.structures import Sample, Skeleton
 
 BYTES_A_PROCESS = 32 * 2**20
 """What one process verifies in about the time that another one takes to start."""
@@ -40,7 +40,7 @@ def verify_shards(store: ObjectStore, manifest: Manifest, processes: int = 1) ->
     A shard whose size or SHA-256 differs is reported as a whole first, then its records one by one. What lies in
     the store is read, never a node's copy of it. At most `processes` share the work, fewer where the set is small.
     """
-    verify_one = partial(_verify_shard, store, manifest.skeleton.keypoints)
+    verify_one = partial(_verify_shard, store, manifest.skeleton, len(manifest.class_names))
     size_bytes = sum(shard.size_bytes for shard in manifest.shards)
     processes = min(processes, len(manifest.shards), size_bytes // BYTES_A_PROCESS)
     if processes <= 1:
@@ -85,7 +85,7 @@ def _verify_all(verify_one: partial[Iterator[Fault | None]], shard: ShardInfo) -
     return list(verify_one(shard))
 
 
-def _verify_shard(store: ObjectStore, keypoints: int, shard: ShardInfo) -> Iterator[Fault | None]:
+def _verify_shard(store: ObjectStore, skeleton: Skeleton, classes: int, shard: ShardInfo) -> Iterator[Fault | None]:
     with contextlib.ExitStack() as files:
         try:
             path = files.enter_context(_local_copy(store, shard.name))
@@ -98,16 +98,11 @@ def _verify_shard(store: ObjectStore, keypoints: int, shard: ShardInfo) -> Itera
             yield Fault(shard.name, None, str(error))
             return
         for index in range(shard.samples):
-            yield _fault_of(reader, index, shard, keypoints)
-
-
-def _fault_of(reader: ShardReader, index: int, shard: ShardInfo, keypoints: int) -> Fault | None:
-    try:
-        sample = read_sample(reader, index, shard, keypoints)
-        check_image(sample.image, sample.id, expected=(sample.width, sample.height))
-    except DataError as error:
-        return Fault(shard.name, index, str(error))
-    return None
+            try:
+                check_sample(read_sample(reader, index, shard, skeleton.keypoints), skeleton, classes)
+                yield None
+            except DataError as error:
+                yield Fault(shard.name, index, str(error))
 
 
 @contextlib.contextmanager

@@ -8,11 +8,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypose.data.build.check import check_sample
 from raypose.data.build.cut import ShardTask
 from raypose.data.build.site import BuildSite, ShardReport
 from raypose.data.importers.source import SourceImage
 from raypose.data.manifest import Counts
+from raypose.data.sample_check import check_sample
 from raypose.data.shard import ShardWriter
 from raypose.errors import DataError, UnsafePickleError
 from raypose.structures import Sample, Skeleton
