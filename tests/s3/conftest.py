@@ -6,22 +6,21 @@ import logging
 import os
 import shutil
 import socket
-import subprocess
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import boto3
 import pytest
 from botocore.config import Config
+from tests.s3.faulty_proxy import FaultyProxy, proxy_to
+from tests.s3.servers import Gateway, Moto, Server, ceph_gateway
 
 from raypose.config.s3_url import S3Location
 
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
 CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 BUCKET = "raypose"
-CEPH_RGW = Path(__file__).with_name("ceph-rgw")
 
 # Keys of the two servers on loopback that this file starts; they are worth nothing elsewhere.
 ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
@@ -63,23 +62,35 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def rgw_folder(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A Ceph object gateway with monitor and OSD in memory, about 12 s to start: where its configuration is."""
+def rgw(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if missing := missing_ceph_programs():
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
-    folder = tmp_path_factory.mktemp("ceph") / "rgw"
-    subprocess.run(
-        [CEPH_RGW, "start", folder, str(free_port()), str(free_port())], check=True, timeout=120, stdout=subprocess.PIPE
-    )
-    yield folder
-    subprocess.run([CEPH_RGW, "stop", folder], check=True, timeout=60)
+    with ceph_gateway(tmp_path_factory.mktemp("ceph") / "rgw", free_port(), free_port()) as gateway:
+        make_bucket(gateway.endpoint, BUCKET)
+        yield gateway
 
 
 @pytest.fixture(scope="session")
-def rgw_endpoint(rgw_folder: Path) -> str:
-    endpoint = (rgw_folder / "endpoint").read_text().strip()
-    make_bucket(endpoint, BUCKET)
-    return endpoint
+def rgw_endpoint(rgw: Gateway) -> str:
+    return rgw.endpoint
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, s3_credentials: None) -> Iterator[Server]:
+    """One that may be ended and started again: the real one where it can be had. Holds the bucket BUCKET."""
+    if not missing_ceph_programs():
+        yield request.getfixturevalue("rgw")
+        return
+    moto = Moto(free_port())
+    make_bucket(moto.endpoint, BUCKET)
+    yield moto
+    moto.kill()
+
+
+@pytest.fixture
+def proxy(server: Server) -> Iterator[FaultyProxy]:
+    with proxy_to(server.endpoint) as proxy:
+        yield proxy
 
 
 @pytest.fixture(scope="session", params=["moto", "rgw"])

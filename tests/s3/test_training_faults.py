@@ -12,14 +12,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import BUCKET, CEPH_RGW, below, free_port, make_bucket, missing_ceph_programs
-from tests.s3.faulty_proxy import Choice, Fault, FaultyProxy, Request, proxy_to, some_of_all
+from tests.s3.conftest import below
+from tests.s3.faulty_proxy import Choice, Fault, FaultyProxy, Request, some_of_all
+from tests.s3.servers import Server
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
@@ -88,7 +88,10 @@ def train(config: RunConfig, after_step: Callable[[int], None] = lambda _: None)
 
 
 def run_of(data: Path, storage: Path | str, *overrides: str) -> RunConfig:
-    always = ["scaling.virtual_workers=2", "telemetry.log_every_steps=1", "checkpoint.every_steps=3"]
+    always = [
+        "scaling.virtual_workers=2", "telemetry.log_every_steps=1", "telemetry.tensorboard=false",
+        "checkpoint.every_steps=3", "val.pictures=0",
+    ]  # fmt: skip
     return tiny_run(data, Path("unused"), f"storage={storage}", *always, *overrides)
 
 
@@ -113,61 +116,9 @@ def undisturbed(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained
     return train(run_of(data, tmp_path_factory.mktemp("runs")))
 
 
-class Server(Protocol):
-    """A store whose server can be ended and started again without losing what it holds."""
-
-    endpoint: str
-
-    def kill(self) -> None: ...
-    def revive(self) -> None: ...
-
-
-class Gateway:
-    """A Ceph gateway: a process that is killed, in front of an OSD that is not."""
-
-    def __init__(self, folder: Path, endpoint: str) -> None:
-        self._folder = folder
-        self.endpoint = endpoint
-
-    def kill(self) -> None:
-        subprocess.run([CEPH_RGW, "kill", self._folder], check=True)
-
-    def revive(self) -> None:
-        subprocess.run([CEPH_RGW, "revive", self._folder], check=True)
-
-
-class Moto:
-    """What there is without Ceph: a server of this process, which keeps its objects while it is stopped."""
-
-    def __init__(self) -> None:
-        port = free_port()
-        self.endpoint = f"http://127.0.0.1:{port}"
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-        self.revive = self._server.start
-        self.kill = self._server.stop
-        self.revive()
-        make_bucket(self.endpoint, BUCKET)
-
-
-@pytest.fixture(scope="module")
-def server(request: pytest.FixtureRequest, s3_credentials: None) -> Iterator[Server]:
-    if not missing_ceph_programs():
-        yield Gateway(request.getfixturevalue("rgw_folder"), request.getfixturevalue("rgw_endpoint"))
-        return
-    moto = Moto()
-    yield moto
-    moto.kill()
-
-
 @pytest.fixture(scope="module")
 def s3_endpoint(server: Server) -> str:
     return server.endpoint
-
-
-@pytest.fixture
-def proxy(server: Server) -> Iterator[FaultyProxy]:
-    with proxy_to(server.endpoint) as proxy:
-        yield proxy
 
 
 @pytest.fixture

@@ -1,0 +1,64 @@
+"""Servers that a test may end and start again without losing what they hold."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+from moto.server import ThreadedMotoServer
+
+CEPH_RGW = Path(__file__).with_name("ceph-rgw")
+
+
+class Server(Protocol):
+    endpoint: str
+
+    def kill(self) -> None:
+        """No answer from now on, and no goodbye to those who wait for one."""
+
+    def revive(self) -> None:
+        """Back at the same endpoint; returns when it answers."""
+
+
+class Gateway:
+    """A Ceph gateway: a process that is killed, in front of an OSD that is not."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.endpoint = (folder / "endpoint").read_text().strip()
+
+    def kill(self) -> None:
+        subprocess.run([CEPH_RGW, "kill", self._folder], check=True)
+
+    def revive(self) -> None:
+        subprocess.run([CEPH_RGW, "revive", self._folder], check=True)
+
+
+class Moto:
+    """What there is without Ceph: a server in this process, whose objects outlive it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.endpoint = f"http://127.0.0.1:{port}"
+        self.revive()
+
+    def kill(self) -> None:
+        self._server.stop()
+
+    def revive(self) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=self._port, verbose=False)
+        self._server.start()
+
+
+@contextmanager
+def ceph_gateway(folder: Path, port: int, monitor_port: int) -> Iterator[Gateway]:
+    """A gateway with monitor and OSD in memory, about 12 s to start."""
+    start = [CEPH_RGW, "start", folder, str(port), str(monitor_port)]
+    subprocess.run(start, check=True, timeout=120, stdout=subprocess.PIPE)
+    try:
+        yield Gateway(folder)
+    finally:
+        subprocess.run([CEPH_RGW, "stop", folder], check=True, timeout=60)

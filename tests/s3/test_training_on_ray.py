@@ -1,0 +1,132 @@
+"""Two workers under Ray, data and run in a bucket, and everything at once that goes wrong there."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.conftest import below
+from tests.s3.faulty_proxy import Fault, FaultyProxy, some_of_all
+from tests.s3.servers import Server
+
+import raypose
+from raypose.checkpoint import CheckpointStore, Snapshot
+from raypose.config import RunConfig
+from raypose.storage import open_store
+from raypose.telemetry import Event, RunStarted, StepsDone
+
+pytestmark = pytest.mark.ray
+
+DOWN_S = 3.0
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint(server: Server) -> str:
+    return server.endpoint
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build_synthetic(tmp_path_factory.mktemp("data"), shard_bytes=16 * 1024)
+
+
+@pytest.fixture(scope="module")
+def cluster(s3_credentials: None) -> Iterator[None]:
+    """A Ray whose workers have the environment of the test servers."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
+def run_of(data: str, val: str, storage: str, *overrides: str) -> RunConfig:
+    return tiny_run(
+        Path("unused"), Path("unused"), f"data.train={data}", f"data.val={val}", f"storage={storage}", *overrides,
+        "scaling.workers=2", "scaling.cpus_per_worker=1", "train.epochs=3", "checkpoint.every_steps=3",
+        "telemetry.log_every_steps=1", "telemetry.tensorboard=false", "val.every_epochs=3", "val.pictures=0",
+    )  # fmt: skip
+
+
+def newest(folder: str) -> Snapshot:
+    snapshot = CheckpointStore(open_store(folder)).load_latest(pytest.fail)
+    assert snapshot is not None
+    return snapshot
+
+
+@pytest.mark.usefixtures("cluster")
+def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_meanwhile(
+    data: Path, server: Server, proxy: FaultyProxy, s3_url: str, tmp_path: Path
+) -> None:
+    expected = raypose.train(run_of(f"{data}/train", f"{data}/val", str(tmp_path)))
+    for path in sorted(data.rglob("*.*")):
+        open_store(s3_url).upload(path, path.relative_to(data).as_posix())
+    places = [below(s3_url, key, endpoint_url=proxy.endpoint) for key in ("train", "val", "runs")]
+    cache = tmp_path / "cache"
+    config = run_of(*places, f"data.cache_dir={cache}", "data.cache_bytes=100000")
+    events: list[Event] = []
+    actions: list[threading.Thread] = []
+    killed: list[int] = []
+
+    def disturb(event: Event) -> None:
+        events.append(event)
+        step = event.step if isinstance(event, StepsDone) else -1
+        if step == 5 and len(actions) == 0:
+            server.kill()
+            actions.append(threading.Timer(DOWN_S, server.revive))
+            actions[-1].start()
+        if step == 9 and len(actions) == 1:
+            actions.append(threading.Thread(target=lambda: killed.append(_kill_who_downloads(cache))))
+            actions[-1].start()
+
+    proxy.choose = some_of_all(0.3)
+    summary = raypose.train(config, report=disturb)
+    for action in actions:
+        action.join()
+    assert killed, "a worker was killed in the middle of a download"
+    assert summary["status"] == "completed"
+    assert [isinstance(event, RunStarted) for event in events].count(True) == 2
+    assert all(proxy.injected[fault] > 10 for fault in (Fault.REFUSED, Fault.SLOW, Fault.CUT))
+    found, undisturbed = newest(summary["folder"]), newest(expected["folder"])
+    assert found.progress.step == undisturbed.progress.step == 18
+    different = [name for name, tensor in undisturbed.tensors.items() if not torch.equal(found.tensors[name], tensor)]
+    assert different == []
+
+
+def _kill_who_downloads(cache: Path) -> int:
+    """End a worker by SIGKILL while it holds the claim on a shard that it fetches."""
+    deadline_s = time.monotonic() + 120
+    while time.monotonic() < deadline_s:
+        for process in _train_workers():
+            with contextlib.suppress(psutil.Error):
+                if not _downloads(process, cache):
+                    continue
+                process.suspend()
+                if _downloads(process, cache):  # and does so to its end, which comes before the next line
+                    process.kill()
+                    return process.pid
+                process.resume()
+        time.sleep(0.01)
+    raise AssertionError("no worker downloaded anything")
+
+
+def _downloads(process: psutil.Process, cache: Path) -> bool:
+    return any(str(cache / "fetching") in file.path for file in process.open_files())
+
+
+def _train_workers() -> list[psutil.Process]:
+    mine = psutil.Process().children(recursive=True)
+    return [process for process in mine if _is_train_worker(process)]
+
+
+def _is_train_worker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "RayTrainWorker" in " ".join(process.cmdline())
+    return False
