@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from raypose.data.flat_pickle import load_record
 from raypose.data.manifest import ShardInfo
-from raypose.data.safe_pickle import load_plain
 from raypose.data.sample_id import check_sample_id
 from raypose.errors import DataError, ShardCorruptError
 from raypose.structures import People, Sample
@@ -40,7 +40,7 @@ _F4, _I8, _U1 = np.dtype("<f4"), np.dtype("<i8"), np.dtype("u1")
 _NATIVE = {dtype: dtype.newbyteorder("=") for dtype in (_F4, _I8, _U1)}
 _FIELDS: dict[str, tuple[np.dtype[Any], tuple[int, ...]]] = {
     "box": (_F4, (4,)),
-    "keypoints": (_F4, (-1, 3)),  # -1 stands for the record's K
+    "keypoints": (_F4, (0, 3)),  # 0 stands for the record's K
     "class": (_I8, ()),
     "area": (_F4, ()),
     "ignore": (_U1, ()),
@@ -148,7 +148,7 @@ class ShardReader:
         if zlib.crc32(record) != crc:
             raise self._corrupt(f"record {index} does not have the CRC-32 of the table")
         where = f"{self._name}, record {index}"
-        return _from_record(load_plain(record, where), where)
+        return _from_record(load_record(record, where), where)
 
     @property
     def size_bytes(self) -> int:
@@ -247,10 +247,11 @@ def _people_of(record: dict[str, Any], where: str) -> int:
 
 def _to_array(record: dict[str, Any], name: str, count: int, where: str) -> NDArray[Any]:
     dtype, tail = _FIELDS[name]
-    shape = (count, *(record["k"] if side < 0 else side for side in tail))
-    expected_bytes = dtype.itemsize * math.prod(shape)
+    shape = (count, record["k"], 3) if name == "keypoints" else (count, *tail)
     content = record[name]
-    if type(content) is not bytes or len(content) != expected_bytes:
+    if type(content) is not bytes or len(content) != dtype.itemsize * math.prod(shape):
         found = len(content) if isinstance(content, bytes) else type(content).__name__
-        raise ShardCorruptError(f"{where}: {name} has {found} bytes, expected {expected_bytes} for {count} people")
+        expected = dtype.itemsize * math.prod(shape)
+        raise ShardCorruptError(f"{where}: {name} has {found} bytes, expected {expected} for {count} people")
+    # A copy: what comes from bytes cannot be written to.
     return np.frombuffer(content, dtype).reshape(shape).astype(_NATIVE[dtype])

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -61,9 +60,10 @@ def draw_training_image(
 
 def scale_colours(image: ImageArray, options: AugmentConfig, rng: np.random.Generator) -> None:
     """Turn the hue and scale saturation and value by random gains, in place."""
-    hue, saturation, value = rng.uniform(-1, 1, 3) * (options.hsv_h, options.hsv_s, options.hsv_v)
+    draws = rng.uniform(-1, 1, 3)  # drawn in any case: what follows must not depend on the gains
     if not (options.hsv_h or options.hsv_s or options.hsv_v):
         return
+    hue, saturation, value = draws * (options.hsv_h, options.hsv_s, options.hsv_v)
     levels = np.arange(256, dtype=np.float64)
     table = np.stack(
         [
@@ -99,8 +99,7 @@ def _fit_long_side(source: Labelled, imgsz: int) -> tuple[int, int]:
     return min(math.ceil(source.width * scale), imgsz), min(math.ceil(source.height * scale), imgsz)
 
 
-@dataclass(frozen=True, slots=True)
-class _Warp:
+class _Warp(NamedTuple):
     """A random perspective from the centre of a canvas to a place in the output. Angles are in radians."""
 
     perspective_x: float
