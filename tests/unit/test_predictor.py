@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +12,7 @@ from torch import Tensor, nn
 
 from raypose.config.schema import TrainConfig
 from raypose.errors import CheckpointError, ConfigError, DataError
-from raypose.inference import Predictor
+from raypose.inference import ComputePrecision, Predictor, Views
 from raypose.model import ExportMetadata, ModelSpec, build_model
 from raypose.structures import ImageArray, Skeleton
 
@@ -19,9 +22,17 @@ SPEC = ModelSpec("yolo11n-pose", Skeleton(("head", "foot")), ("person",))
 class RedSquareFinder:
     """A back end that reports the bounds of what is pure red, and remembers the canvases it was given."""
 
+    device_type = "cpu"
+    precision: Literal["float32"] = "float32"
+    lanes = 1
+
     def __init__(self, *, dynamic: bool) -> None:
         self.metadata = ExportMetadata(SPEC, 64, dynamic=dynamic, end2end=True)
+        self.images_a_call = 2 if dynamic else 1
         self.shapes: list[tuple[int, ...]] = []
+
+    def twin(self) -> RedSquareFinder:
+        return self
 
     def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
         self.shapes.append(canvas_BHW3.shape)
@@ -39,8 +50,8 @@ def image_with_square(width: int, height: int) -> ImageArray:
     return image
 
 
-def predictor_over(backend: RedSquareFinder) -> Predictor:
-    return Predictor(backend, 64, conf=0.5, iou=0.7, max_det=10)
+def predictor_over(backend: RedSquareFinder, views: Views = Views()) -> Predictor:  # noqa: B008 - frozen
+    return Predictor(backend, 64, conf=0.5, iou=0.7, max_det=10, views=views)
 
 
 SIZES = [(64, 64), (128, 64), (64, 128), (128, 64), (256, 192)]
@@ -105,15 +116,61 @@ def test_predicting_leaves_a_model_in_training_as_it_was(model: nn.Module) -> No
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-def test_a_predictor_follows_weights_that_change_in_place(model: nn.Module) -> None:
+def test_a_predictor_keeps_the_weights_of_its_day(model: nn.Module) -> None:
+    image, bias = image_with_square(64, 64), model.model[-1].cv3[0][-1].bias
     predictor = Predictor.from_model(model, SPEC, 64, conf=0.0, max_det=1)
-    image = image_with_square(64, 64)
     (before,) = predictor.predict([image])
-    bias = model.model[-1].cv3[0][-1].bias
     with torch.no_grad():
         bias.add_(3.0)
     (after,) = predictor.predict([image])
-    assert after.score_N[0] > before.score_N[0]
+    (today,) = Predictor.from_model(model, SPEC, 64, conf=0.0, max_det=1).predict([image])
+    with torch.no_grad():
+        bias.sub_(3.0)
+    assert after.score_N[0] == before.score_N[0] < today.score_N[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "auto"])
+def test_twins_predict_at_the_same_time_what_each_would_alone(model: nn.Module, precision: ComputePrecision) -> None:
+    """Each keeps the anchors of its own last canvas."""
+    predictor = Predictor.from_model(model, SPEC, 64, conf=0.0, max_det=3, precision=precision)
+    images = [image_with_square(*size) for size in SIZES * 4]
+    twins = [predictor.twin() for _ in images]
+    with ThreadPoolExecutor(len(twins), initializer=torch.set_num_threads, initargs=(1,)) as threads:
+        together = list(threads.map(lambda twin, image: twin.predict([image])[0], twins, images))
+    torch.set_num_threads(torch.get_num_threads())  # also for threads to come
+    for image, found in zip(images, together, strict=True):
+        (alone,) = predictor.predict([image])
+        np.testing.assert_allclose(found.box_xyxy_N4, alone.box_xyxy_N4, atol=1e-3 if precision == "float32" else 0.5)
+
+
+def test_a_mirrored_view_is_turned_back() -> None:
+    image = image_with_square(128, 64)
+    views = Views(flip_index=(1, 0))
+    (poses,) = predictor_over(RedSquareFinder(dynamic=True), views).predict([image])
+    np.testing.assert_allclose(poses.box_xyxy_N4, [[32, 16, 64, 32]], atol=0.01)
+    # The finder's first keypoint is the left top of what it sees, which is the right top of the image, and of the other
+    # side of the body; its second one lies far beyond the border.
+    np.testing.assert_allclose(poses.keypoints_NK3[0, :, 0], [(32 + 128) / 2, (64 + 0) / 2], atol=0.01)
+
+
+def test_every_scale_is_a_look_at_the_whole_image() -> None:
+    backend = RedSquareFinder(dynamic=True)
+    (poses,) = predictor_over(backend, Views((0.5, 1.0, 2.0))).predict([image_with_square(128, 128)])
+    assert sorted(backend.shapes) == [(1, 32, 32, 3), (1, 64, 64, 3), (1, 128, 128, 3)]
+    np.testing.assert_allclose(poses.box_xyxy_N4, [[32, 32, 64, 64]], atol=2)
+    assert poses.score_N.tolist() == pytest.approx([0.9])
+
+
+def test_a_static_model_has_one_scale() -> None:
+    with pytest.raises(ConfigError, match="exported for imgsz 64 alone"):
+        predictor_over(RedSquareFinder(dynamic=False), Views((0.5, 1.0)))
+
+
+def test_bfloat16_where_it_would_be_emulated_is_refused(model: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypose.inference.backends.multiplies_bfloat16", lambda device_type: False)
+    assert Predictor.from_model(model, SPEC, 64, precision="auto").precision == "float32"
+    with pytest.raises(ConfigError, match="no native bfloat16"):
+        Predictor.from_model(model, SPEC, 64, precision="bfloat16")
 
 
 def test_a_head_without_suppression_is_refused_where_there_is_none(model: nn.Module) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from raypose.cli.data.progress import Advance, show_progress
 from raypose.errors import ConfigError
 from raypose.structures import json_ready
 
@@ -19,6 +22,19 @@ def val(
     data: Annotated[str | None, typer.Option(help="Shard set; by default the one the run was validated on.")] = None,
     split: Annotated[Literal["val", "train"], typer.Option(help="Which data of the run, without --data.")] = "val",
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, help="Images predicted together; by default the run's val.batch, or 16.")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"] | None,
+        typer.Option(help="auto is bfloat16 where the hardware has it; by default the run's train.precision, or auto."),
+    ] = None,
+    flip: Annotated[bool, typer.Option("--flip", help="Also look at each image mirrored.")] = False,
+    scales: Annotated[str, typer.Option(help="Look at each image at these sizes, such as 0.83,1,1.17.")] = "1",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Have so many Ray workers predict; by default this process does.")
+    ] = None,
     out: Annotated[str | None, typer.Option(help="Place for the report; by default none is written.")] = None,
     predictions: Annotated[Path | None, typer.Option(help="COCO results JSON to judge instead of a model.")] = None,
     annotations: Annotated[Path | None, typer.Option(help="COCO keypoint JSON that --predictions belong to.")] = None,
@@ -39,7 +55,22 @@ def val(
     elif model is None:
         raise ConfigError("val: name a run, a checkpoint or a model file")
     else:
-        evaluation = api.validate(model, data=data, split=split, imgsz=imgsz, protocol=protocol, out=out)
+        with _shown_progress() as progress:
+            evaluation = api.validate(
+                model,
+                data=data,
+                split=split,
+                imgsz=imgsz,
+                batch=batch,
+                device=device,
+                precision=precision,
+                flip=flip,
+                scales=_numbers(scales),
+                workers=workers,
+                protocol=protocol,
+                out=out,
+                progress=progress,
+            )
         metrics = json_ready(evaluation.metrics)
         for note in evaluation.notes:
             typer.echo(f"note: {note}", err=True)
@@ -50,3 +81,24 @@ def val(
         typer.echo(f"{name:<24}{'-' if value is None else f'{value:.4f}'}")
     if out is not None:
         typer.echo(f"report: {open_store(out).place('index.html')}")
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ConfigError(f"--scales {text}: expected numbers with commas between them, such as 0.83,1,1.17") from error
+
+
+@contextmanager
+def _shown_progress() -> Iterator[Callable[[int, int], None]]:
+    """A callback for the images done and all images, which shows them once it knows the latter."""
+    advance: Advance | None = None
+    with ExitStack() as stack:
+
+        def show(done: int, total: int) -> None:
+            nonlocal advance
+            advance = advance or stack.enter_context(show_progress("validating", total))
+            advance(done)
+
+        yield show

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from raypose.errors import ConfigError
+from raypose.model import multiplies_bfloat16
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +36,3 @@ class Precision:
         if self.name == "float32":
             return contextlib.nullcontext()
         return torch.autocast(self.device_type, dtype=torch.bfloat16)
-
-
-def multiplies_bfloat16(device_type: str) -> bool:
-    """Whether bfloat16 is a matter of hardware here, not of emulation."""
-    if device_type == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    capabilities = torch.backends.cpu.get_cpu_capability()
-    return capabilities.startswith("AVX512") and _cpu_flag("avx512_bf16", "amx_bf16")
-
-
-def _cpu_flag(*names: str) -> bool:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace").splitlines()
-    except OSError:
-        return False
-    flags = next((line for line in lines if line.startswith("flags")), "").split()
-    return any(name in flags for name in names)

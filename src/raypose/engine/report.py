@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from raypose.data.shard_set import ShardSet
-from raypose.engine.validate import predict_samples
 from raypose.evaluate import Evaluation
 from raypose.evaluate.report import Picture, ReportInput, render_report
 from raypose.inference import Predictor
@@ -48,10 +47,11 @@ def publish_report(
 def _draw(predictor: Predictor, samples: list[Sample]) -> Iterator[tuple[Picture, bytes]]:
     """Each sample for the page, as labelled and as predicted, and both side by side in one JPEG."""
     skeleton = predictor.spec.skeleton
-    for sample, result in zip(samples, predict_samples(predictor, samples), strict=True):
+    for sample in samples:
         image = decode_rgb(sample.image, sample.id)
+        (poses,) = predictor.predict([image])
         labelled = draw_people(image, sample.people, skeleton)
-        predicted = draw_poses(image, result.poses, skeleton)
+        predicted = draw_poses(image, poses, skeleton)
         both = side_by_side(labelled, predicted, ("labelled", "predicted"))
         yield Picture(sample.id, encode_jpeg(labelled), encode_jpeg(predicted)), encode_jpeg(both)
 

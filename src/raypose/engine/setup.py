@@ -101,6 +101,7 @@ class Parts:
             conf=val.conf,
             iou=val.iou,
             max_det=val.max_det,
+            precision=self.config.train.precision,
         )
 
 

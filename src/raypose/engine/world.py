@@ -26,12 +26,12 @@ class World:
         return self.rank == 0
 
     def lanes(self, total: int) -> range:
-        """This worker's contiguous share of `total` virtual workers; shares differ by at most one."""
-        return range(self.rank * total // self.size, (self.rank + 1) * total // self.size)
+        """This worker's share of `total` virtual workers."""
+        return self.share(total)
 
     def share(self, count: int) -> range:
-        """This worker's share of `count` independent pieces of work, interleaved."""
-        return range(self.rank, count, self.size)
+        """This worker's contiguous share of `count` pieces of work; shares differ by at most one."""
+        return range(self.rank * count // self.size, (self.rank + 1) * count // self.size)
 
     def gather(self, value: Value) -> list[Value] | None:
         """Every worker's value, in order of ranks, on the leader; None elsewhere."""

@@ -1,5 +1,7 @@
 """Images in, poses out, over PyTorch, ONNX Runtime, OpenVINO or TorchScript."""
 
-from raypose.inference.predictor import Predictor
+from raypose.inference.backends import ComputePrecision
+from raypose.inference.predictor import Fitted, Predictor
+from raypose.inference.views import Views
 
-__all__ = ["Predictor"]
+__all__ = ["ComputePrecision", "Fitted", "Predictor", "Views"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +14,45 @@ from torch import nn
 from raypose.config.schema import STRIDE
 from raypose.errors import ConfigError, DataError
 from raypose.inference.backends import Backend, ComputeOptions, ComputePrecision, TorchBackend, open_backend
-from raypose.model import ExportMetadata, ModelSpec, RawPoses, inference_view, select_poses
+from raypose.inference.views import Views, merge, mirror, unmirror
+from raypose.model import ModelSpec, RawPoses, select_poses
 from raypose.structures import ImageArray, Poses
 from raypose.vision.geometry import Letterbox
 
+_AS_IT_IS = Views()
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """An image as the model is to see it: a canvas for each view, mirrored or not."""
+
+    width: int
+    canvases: tuple[ImageArray, ...]
+    letterboxes: tuple[Letterbox, ...]
+    mirrored: tuple[bool, ...]
+
 
 class Predictor:
-    """Finds people in images. Not for several threads at once: the model keeps the anchors of its last canvas.
+    """Finds people in images. Not for several threads at once, which is what `twin` is for: the model keeps the
+    anchors of its last canvas.
 
     `conf` drops people that score less, `iou` is how far two boxes may overlap, `max_det` the most people an image.
+    Several `views` of each image are merged into one answer.
     """
 
-    def __init__(self, backend: Backend, imgsz: int, *, conf: float, iou: float, max_det: int) -> None:
+    def __init__(
+        self, backend: Backend, imgsz: int, *, conf: float, iou: float, max_det: int, views: Views = _AS_IT_IS
+    ) -> None:
         self.spec = backend.metadata.spec
         self.imgsz = imgsz
         self._backend = backend
         self._conf = conf
         self._iou = iou
         self._max_det = max_det
+        self._views = views
+        self._looks = views.of(imgsz)
+        if not backend.metadata.dynamic and {size for size, _ in self._looks} != {imgsz}:
+            raise ConfigError(f"scales: the model was exported for imgsz {imgsz} alone; export it again as dynamic")
 
     @classmethod
     def from_model(
@@ -47,18 +68,15 @@ class Predictor:
         precision: ComputePrecision = "float32",
         nms_free: bool = False,
     ) -> Predictor:
-        """Over a module that goes on training: weights are shared, modes and everything else are not.
+        """Over a copy of today's weights of a module that may go on training, on its device or another one.
 
-        On another `device` than the module's it works on a copy of today's weights.
+        The copy's convolutions absorb their BatchNorm layers, so it predicts what the saved model will.
         """
         _check_imgsz(imgsz)
-        view = inference_view(module)
-        here = next(view.parameters()).device
-        if device is not None and torch.empty(0, device=device).device != here:
-            view = copy.deepcopy(view).to(device)
-        options = ComputeOptions(precision=precision, nms_free=nms_free, max_det=max_det)
-        metadata = ExportMetadata(spec, imgsz, dynamic=True, end2end=nms_free)
-        return cls(TorchBackend(view, metadata, options), imgsz, conf=conf, iou=iou, max_det=max_det)
+        here = str(next(module.parameters()).device if device is None else device)
+        options = ComputeOptions(here, precision, nms_free, max_det)
+        backend = TorchBackend.of_copy(module, spec, imgsz, options)
+        return cls(backend, imgsz, conf=conf, iou=iou, max_det=max_det)
 
     @classmethod
     def load(
@@ -72,41 +90,87 @@ class Predictor:
         max_det: int = 300,
         precision: ComputePrecision = "float32",
         nms_free: bool = False,
+        views: Views = _AS_IT_IS,
+        one_thread: bool = False,
     ) -> Predictor:
         """From a raypose checkpoint or run, an Ultralytics `.pt`, or a model that `export_model` wrote.
 
-        `imgsz` None takes the size the model was trained at. A checkpoint is read from its safetensors.
+        `imgsz` None takes the size the model was trained at. A checkpoint is read from its safetensors. `one_thread`
+        is for predictions that must be the same on any number of cores, see `ComputeOptions`.
         """
         if imgsz is not None:
             _check_imgsz(imgsz)
-        options = ComputeOptions(device, precision, nms_free, max_det)
+        options = ComputeOptions(device, precision, nms_free, max_det, one_thread)
         backend = open_backend(Path(path), options, imgsz)
-        return cls(backend, imgsz or backend.metadata.imgsz, conf=conf, iou=iou, max_det=max_det)
+        return cls(backend, imgsz or backend.metadata.imgsz, conf=conf, iou=iou, max_det=max_det, views=views)
+
+    @property
+    def lanes(self) -> int:
+        """How many twins, each in a thread of its own, keep the device busy."""
+        return self._backend.lanes
+
+    @property
+    def device_type(self) -> str:
+        """`cpu` or `cuda`."""
+        return self._backend.device_type
+
+    @property
+    def precision(self) -> str:
+        """`float32` or `bfloat16`: what the model's layers compute in."""
+        return self._backend.precision
+
+    def twin(self) -> Predictor:
+        """Another one over the same weights, for another thread."""
+        return Predictor(
+            self._backend.twin(),
+            self.imgsz,
+            conf=self._conf,
+            iou=self._iou,
+            max_det=self._max_det,
+            views=self._views,
+        )
 
     def predict(self, images: Sequence[ImageArray]) -> list[Poses]:
         """The people of each HW3 RGB image. Images that fill the same canvas go through the model together."""
-        boxes = [self._fit(index, image) for index, image in enumerate(images)]
-        groups: defaultdict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, letterbox in enumerate(boxes):
-            groups[letterbox.canvas_height, letterbox.canvas_width].append(index)
-        found: dict[int, Poses] = {}
-        for group in groups.values():
-            for indices in self._batches(group):
-                canvases = np.stack([boxes[index].apply(images[index]) for index in indices])
-                for index, raw in zip(indices, self._select(canvases), strict=True):
-                    found[index] = to_stored_image(raw, boxes[index])
-        return [found[index] for index in range(len(images))]
+        return self.predict_fitted([self.fit(image, f"image {index}") for index, image in enumerate(images)])
 
-    def _fit(self, index: int, image: ImageArray) -> Letterbox:
+    def fit(self, image: ImageArray, where: str) -> Fitted:
+        """Scaled and padded as the model takes it; raises DataError that names `where` for what is no RGB image."""
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
-            raise DataError(
-                f"image {index}: {image.dtype} of shape {image.shape}, expected uint8 RGB of shape (H, W, 3)"
-            )
+            raise DataError(f"{where}: {image.dtype} of shape {image.shape}, expected uint8 RGB of shape (H, W, 3)")
         height, width = image.shape[:2]
-        return Letterbox.fit(width, height, self.imgsz, stride=STRIDE, square=not self._backend.metadata.dynamic)
+        square = not self._backend.metadata.dynamic
+        letterboxes = tuple(Letterbox.fit(width, height, size, stride=STRIDE, square=square) for size, _ in self._looks)
+        mirrored = tuple(flip for _, flip in self._looks)
+        sides = {False: image} | ({True: mirror(image)} if any(mirrored) else {})
+        canvases = tuple(box.apply(sides[flip]) for box, flip in zip(letterboxes, mirrored, strict=True))
+        return Fitted(width, canvases, letterboxes, mirrored)
 
-    def _batches(self, indices: list[int]) -> list[list[int]]:
-        return [indices] if self._backend.metadata.dynamic else [[index] for index in indices]
+    def predict_fitted(self, images: Sequence[Fitted]) -> list[Poses]:
+        """The people of each image, in pixels of the image that was fitted."""
+        groups: defaultdict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
+        for index, fitted in enumerate(images):
+            for view, canvas in enumerate(fitted.canvases):
+                groups[canvas.shape].append((index, view))
+        found: dict[tuple[int, int], Poses] = {}
+        at_once = self._backend.images_a_call
+        for group in groups.values():
+            for start in range(0, len(group), at_once):
+                places = group[start : start + at_once]
+                canvases = np.stack([images[index].canvases[view] for index, view in places])
+                for (index, view), raw in zip(places, self._select(canvases), strict=True):
+                    found[index, view] = self._to_stored_image(raw, images[index], view)
+        return [self._merged([found[index, view] for view in range(len(self._looks))]) for index in range(len(images))]
+
+    def _merged(self, found: list[Poses]) -> Poses:
+        return found[0] if len(found) == 1 else merge(found, conf=self._conf, max_det=self._max_det)
+
+    def _to_stored_image(self, raw: RawPoses, fitted: Fitted, view: int) -> Poses:
+        poses = to_stored_image(raw, fitted.letterboxes[view])
+        if not fitted.mirrored[view]:
+            return poses
+        assert self._views.flip_index is not None  # or nothing would be mirrored
+        return unmirror(poses, fitted.width, self._views.flip_index)
 
     def _select(self, canvas_BHW3: ImageArray) -> list[RawPoses]:
         return select_poses(

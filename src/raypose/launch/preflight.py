@@ -8,6 +8,7 @@ import numpy as np
 
 from raypose.checkpoint import CheckpointStore, locate_model
 from raypose.config import RunConfig
+from raypose.data.cache import NodeCache, cache_folder
 from raypose.data.shard_set import ShardSet
 from raypose.errors import CheckpointError, ConfigError, DataError, ValidatorError
 from raypose.evaluate import Judge
@@ -17,8 +18,11 @@ from raypose.structures import ImageResult, People, Poses
 
 def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
     """Raise the first kind of error found: configuration, then data, then state of the run's folder."""
-    train_set, val_set = ShardSet.open(config.data.train), ShardSet.open(config.data.val)
+    cache = NodeCache(cache_folder(config.data.cache_dir), config.data.cache_bytes)
+    train_set, val_set = ShardSet.open(config.data.train, cache), ShardSet.open(config.data.val, cache)
     _check_fit(config, train_set, val_set)
+    train_set.require_room()
+    val_set.require_room()
     judge = Judge.of(config.val)
     problems = [*_settings_problems(config, metric_names(val_set, judge)), *_batch_problems(config, len(train_set))]
     if problems:

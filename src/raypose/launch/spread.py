@@ -20,12 +20,14 @@ _PATIENCE_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class RayTasks:
-    """Up to `at_once` tasks of one CPU each, by default two for each CPU of the cluster.
+    """Up to `at_once` tasks of `cpus` and `gpus` each, by default two for each CPU of the cluster.
 
     Ray repeats a task whose node is lost: do only work here that may be done twice.
     """
 
     at_once: int | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
 
     def run(self, work: Callable[[Task], Result], tasks: Sequence[Task]) -> Generator[tuple[int, Result], None, None]:
         """A `raypose.data.build.Runner`."""
@@ -33,13 +35,15 @@ class RayTasks:
             import ray
 
             limit = self.at_once or int(_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1))
-            yield from _deal(work, tasks, max(1, limit))
+            options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": 5, "scheduling_strategy": "SPREAD"}
+            yield from _deal(ray.remote(**options)(outcome_of), work, tasks, max(1, limit))
 
 
-def _deal(work: Callable[[Any], Any], tasks: Sequence[Any], limit: int) -> Generator[tuple[int, Any], None, None]:
+def _deal(
+    remote: Any, work: Callable[[Any], Any], tasks: Sequence[Any], limit: int
+) -> Generator[tuple[int, Any], None, None]:
     import ray
 
-    remote = ray.remote(num_cpus=1, max_retries=5, scheduling_strategy="SPREAD")(outcome_of)
     shared = ray.put(work)  # sent to each node once, not with every task
     left, running = iter(enumerate(tasks)), dict[Any, int]()
     try:

@@ -1,5 +1,6 @@
 """The one layer that knows Ultralytics: models, losses, optimizers, weights, decoding and export."""
 
+from raypose.model.bfloat16 import compute_in_bfloat16, multiplies_bfloat16
 from raypose.model.export import ExportFormat, ExportMetadata, export_model
 from raypose.model.optimizer import OptimizerChoice, accumulated_batches, build_optimizer, choose_optimizer
 from raypose.model.postprocess import RawPoses, select_poses
@@ -29,6 +30,7 @@ __all__ = [
     "build_model",
     "build_optimizer",
     "choose_optimizer",
+    "compute_in_bfloat16",
     "compute_loss",
     "export_model",
     "freeze_layers",
@@ -37,6 +39,7 @@ __all__ = [
     "load_model",
     "load_pretrained",
     "loss_names",
+    "multiplies_bfloat16",
     "save_ultralytics",
     "select_poses",
     "set_epoch",

@@ -107,18 +107,18 @@ def compute_loss(model: nn.Module, targets: dict[str, Tensor]) -> tuple[Tensor, 
     """
     inner = unwrap(model)
     criterion = _criterion(inner)
-    predictions = _in_float32(model(targets["img"]))
+    predictions = in_float32(model(targets["img"]))
     with torch.autocast(targets["img"].device.type, enabled=False):
         loss, items = inner.loss(targets, predictions)
     return loss.sum(), torch.stack([items[name] for name in criterion.loss_names])
 
 
-def _in_float32(predictions: Any) -> Any:
+def in_float32(predictions: Any) -> Any:
     """The same predictions, each head's tensors and lists of tensors raised to float32."""
     if isinstance(predictions, dict):
-        return {name: _in_float32(part) for name, part in predictions.items()}
+        return {name: in_float32(part) for name, part in predictions.items()}
     if isinstance(predictions, list | tuple):
-        return [_in_float32(part) for part in predictions]
+        return [in_float32(part) for part in predictions]
     return predictions.float()
 
 
