@@ -12,6 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from raypose.cli.doctor import (
+    check_bucket,
     check_cpu,
     check_import,
     check_memory,
@@ -34,13 +35,13 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine_can_train(tmp_path: Path) -> None:
-    findings = list(examine(tmp_path))
+    findings = list(examine(str(tmp_path)))
     assert [finding for finding in findings if finding.status == "fail"] == []
     assert {"python", "packages", "ray", "cpu", "memory", "storage", "disk"} <= {finding.name for finding in findings}
 
 
 def test_every_finding_that_is_not_ok_says_what_to_do(tmp_path: Path) -> None:
-    assert all(finding.advice for finding in examine(tmp_path) if finding.status != "ok")
+    assert all(finding.advice for finding in examine(str(tmp_path)) if finding.status != "ok")
 
 
 def test_json_carries_the_same_findings(tmp_path: Path) -> None:
@@ -120,3 +121,8 @@ def test_usage_reports_that_the_user_turned_on_are_pointed_out() -> None:
     assert check_offline({}).status == "ok"
     assert check_offline({"RAY_USAGE_STATS_ENABLED": "0"}).status == "ok"
     assert check_offline({"RAY_USAGE_STATS_ENABLED": "1"}).status == "warn"
+
+
+def test_a_bucket_that_no_server_offers_fails_with_advice() -> None:
+    finding = check_bucket("s3://runs/demo?endpoint_url=http://127.0.0.1:9&deadline_s=1")
+    assert finding.status == "fail" and "127.0.0.1:9" in finding.found and finding.advice

@@ -20,6 +20,10 @@ from packaging.requirements import Requirement
 from rich.console import Console
 from rich.markup import escape
 
+from raypose.data.cache import cache_folder
+from raypose.errors import RayposeError
+from raypose.storage import is_remote, open_store, require_writable
+
 Status = Literal["ok", "warn", "fail"]
 
 GIB = 1024**3
@@ -47,7 +51,7 @@ class Finding:
 
 
 def doctor(
-    storage: Annotated[Path, typer.Option(help="Folder that runs are written to.")] = Path("runs"),
+    storage: Annotated[str, typer.Option(help="Folder or s3:// URL that runs are written to.")] = "runs",
     as_json: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
 ) -> None:
     """Check this machine: versions, CPU, GPU, memory, disk, Ray. Exit code 1 if a run could not work."""
@@ -60,7 +64,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def examine(storage: Path) -> Iterator[Finding]:
+def examine(storage: str) -> Iterator[Finding]:
     """Every finding about this machine, in the order in which people read them."""
     yield Finding("python", "ok", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
     yield from check_packages()
@@ -76,9 +80,15 @@ def examine(storage: Path) -> Iterator[Finding]:
     if torch_loads.status == "ok":
         yield check_gpu()
     yield check_shared_memory(Path("/dev/shm"))
-    yield check_writable("storage", storage)
+    if is_remote(storage):
+        yield check_bucket(storage)
+    else:
+        yield check_writable("storage", Path(storage))
+        yield check_disk("disk", Path(storage))
     yield check_writable("temporary files", Path(tempfile.gettempdir()))
-    yield check_disk(storage)
+    shards = cache_folder()
+    yield check_writable("shard cache", shards)
+    yield check_disk("cache disk", shards)
     yield check_offline(os.environ)
 
 
@@ -195,14 +205,24 @@ def check_writable(name: str, folder: Path) -> Finding:
     return Finding(name, "ok", f"{folder} is writable" if existing == folder else f"{folder} can be made")
 
 
-def check_disk(folder: Path) -> Finding:
+def check_bucket(url: str) -> Finding:
+    """Whether a run could be written to the bucket, found out by writing an object and removing it."""
+    try:
+        store = open_store(url)
+        require_writable(store, "--storage")
+    except RayposeError as error:
+        return Finding("storage", "fail", str(error), "correct the URL, the credentials or their permissions")
+    return Finding("storage", "ok", f"{store.url} can be written to")
+
+
+def check_disk(name: str, folder: Path) -> Finding:
     free_bytes = shutil.disk_usage(_nearest_existing(folder)).free
     found = f"{free_bytes / GIB:.1f} GiB free for {folder}"
     if free_bytes < DISK_NEEDED_BYTES:
-        return Finding("disk", "fail", found, "free some space or choose another storage folder")
+        return Finding(name, "fail", found, "free some space or choose another folder")
     if free_bytes < DISK_WANTED_BYTES:
-        return Finding("disk", "warn", found, "checkpoints of large models will soon fill it; free some space")
-    return Finding("disk", "ok", found)
+        return Finding(name, "warn", found, "large models and data sets will soon fill it; free some space")
+    return Finding(name, "ok", found)
 
 
 def check_offline(environment: Mapping[str, str]) -> Finding:
