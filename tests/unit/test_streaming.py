@@ -219,6 +219,23 @@ def test_a_store_that_is_away_is_an_error_where_its_shard_is_read_and_nothing_is
     assert [sample.id for sample in shards] == [sample.id for sample in near_set(remote)]
 
 
+def test_fetching_ahead_goes_on_after_an_outage(remote: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypose.data.prefetch.LEFT_ALONE_S", 0.5)
+    shards = far_set(remote)
+    assert shards.cache is not None
+    remote.away.touch()
+    with shards.reading_ahead(lambda start: range(start, len(shards.shard_sizes))) as move_on:
+        move_on(0)
+        time.sleep(0.3)  # all have failed
+        remote.away.unlink()
+        for _ in range(100):
+            move_on(0)
+            time.sleep(0.1)
+            if len(shards.cache.contents()) == len(shards.shard_sizes):
+                return
+    pytest.fail("what could not be fetched was never tried again")
+
+
 def test_bytes_that_go_bad_in_the_cache_are_fetched_again(remote: RemoteStore) -> None:
     shards = far_set(remote)
     assert shards.cache is not None

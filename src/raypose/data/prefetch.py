@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 import threading
 import time
 from collections import deque
@@ -21,6 +22,8 @@ LOOK_AHEAD_FRACTION = 0.75
 """Of its part of the cache that a process fills ahead. The rest is for shards that are still open behind it."""
 LOOK_INTERVAL_S = 0.25
 """How often at most the look ahead is renewed; reading moves on many times a second."""
+LEFT_ALONE_S = 60.0
+"""How long a shard that could not be fetched is left alone: an outage must not end fetching ahead for good."""
 JOIN_S = 5.0
 """How long leaving waits for downloads; they end by themselves later, and with the process at the latest."""
 
@@ -49,8 +52,8 @@ def look_ahead(upcoming: Iterable[int], sizes_bytes: Sequence[int], room_bytes: 
 class Prefetcher:
     """Threads that fetch what will be read next, as far ahead as this process's part of the cache reaches.
 
-    They begin with the first `move_on` and end with the block. A shard that cannot be fetched is left alone: whoever
-    reads it tries again, and raises what is wrong then.
+    They begin with the first `move_on` and end with the block. A shard that cannot be fetched is left alone for a
+    while: whoever reads it meanwhile tries again, and raises what is wrong then.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Prefetcher:
         self._closing = threading.Event()
         self._found_work = threading.Condition()
         self._wanted: deque[int] = deque()
-        self._failed: set[int] = set()
+        self._failed_s: dict[int, float] = {}
         self._keep: frozenset[str] = frozenset()
         # Daemons: a download that hangs must not keep its process from ending.
         self._threads = [
@@ -122,16 +125,19 @@ class Prefetcher:
             self._wanted = deque(
                 shard
                 for shard, sha256 in zip(ahead, digests, strict=True)
-                if sha256 not in here and shard not in self._failed
+                if sha256 not in here and not self._has_just_failed(shard)
             )
             self._found_work.notify_all()
+
+    def _has_just_failed(self, shard: int) -> bool:
+        return time.monotonic() < self._failed_s.get(shard, -math.inf) + LEFT_ALONE_S
 
     def _fetch(self) -> None:
         while (shard := self._next_wanted()) is not None:
             try:
                 has_room = self._cache.fetch_ahead(self._shards[shard], self._store, self._keep)
             except RayposeError:
-                self._failed.add(shard)
+                self._failed_s[shard] = time.monotonic()
                 continue
             if not has_room:
                 with self._found_work:
