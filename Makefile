@@ -13,7 +13,7 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 export YOLO_OFFLINE ?= true
 
-.PHONY: help setup check test demo bench lock clean
+.PHONY: help setup check test demo bench peers lock clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,7 +40,7 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two mi
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit -n auto
 
 test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
 	$(BIN)/pytest tests --ignore=tests/unit
@@ -58,6 +58,13 @@ demo: $(INSTALLED)  ## Draw a data set, train and validate on two local Ray work
 
 bench: $(INSTALLED)  ## Accuracy against Ultralytics: hours on a CPU, resumable (see benchmarks/README.md)
 	$(BIN)/python benchmarks/accuracy_vs_ultralytics.py --work runs/bench
+
+# Their pins of numpy and others must not move ours: an environment of its own that falls back on .venv/.
+peers: $(INSTALLED)  ## Make .peers/ with the loaders that benchmarks/loader.py compares with
+	$(PYTHON) -m venv .peers
+	.peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+		| { read -r peers; $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' > $$peers/venv.pth; }
+	.peers/bin/pip install --disable-pip-version-check -r benchmarks/loader_peers.txt
 
 lock: $(INSTALLED)  ## Write constraints.txt from what .venv/ holds now
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^opencv-python-headless=='; } \
