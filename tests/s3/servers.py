@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,6 +37,17 @@ class Gateway:
 
     def revive(self) -> None:
         subprocess.run([CEPH_RGW, "revive", self._folder], check=True)
+
+    def freeze(self) -> None:
+        """Connections are accepted, and nothing is answered."""
+        os.kill(self._pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        os.kill(self._pid, signal.SIGCONT)
+
+    @property
+    def _pid(self) -> int:
+        return int((self._folder / "rgw.pid").read_text())
 
 
 class Moto:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 import torch
 from tests.data_sets import build_synthetic, tiny_run
 from tests.s3.conftest import below
+from tests.s3.downloads import kill_who_downloads
 from tests.s3.faulty_proxy import Fault, FaultyProxy, some_of_all
 from tests.s3.servers import Server
 
@@ -83,7 +82,7 @@ def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_m
             actions.append(threading.Timer(DOWN_S, server.revive))
             actions[-1].start()
         if step == 9 and len(actions) == 1:
-            actions.append(threading.Thread(target=lambda: killed.append(_kill_who_downloads(cache))))
+            actions.append(threading.Thread(target=lambda: killed.append(kill_who_downloads(cache, psutil.Process()))))
             actions[-1].start()
 
     proxy.choose = some_of_all(0.3)
@@ -98,35 +97,3 @@ def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_m
     assert found.progress.step == undisturbed.progress.step == 18
     different = [name for name, tensor in undisturbed.tensors.items() if not torch.equal(found.tensors[name], tensor)]
     assert different == []
-
-
-def _kill_who_downloads(cache: Path) -> int:
-    """End a worker by SIGKILL while it holds the claim on a shard that it fetches."""
-    deadline_s = time.monotonic() + 120
-    while time.monotonic() < deadline_s:
-        for process in _train_workers():
-            with contextlib.suppress(psutil.Error):
-                if not _downloads(process, cache):
-                    continue
-                process.suspend()
-                if _downloads(process, cache):  # and does so to its end, which comes before the next line
-                    process.kill()
-                    return process.pid
-                process.resume()
-        time.sleep(0.01)
-    raise AssertionError("no worker downloaded anything")
-
-
-def _downloads(process: psutil.Process, cache: Path) -> bool:
-    return any(str(cache / "fetching") in file.path for file in process.open_files())
-
-
-def _train_workers() -> list[psutil.Process]:
-    mine = psutil.Process().children(recursive=True)
-    return [process for process in mine if _is_train_worker(process)]
-
-
-def _is_train_worker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    return False
