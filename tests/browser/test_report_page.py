@@ -11,10 +11,12 @@ import pytest
 from tests.browser.chromium import Listener, browse, needs_chromium
 
 from raypose.evaluate import evaluate
-from raypose.evaluate.report import Picture, ReportInput, write_report
+from raypose.evaluate.report import Gallery, Picture, ReportInput, write_report
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses
 
 pytestmark = needs_chromium
+
+_TALL_PX = 6000
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image = cv2.imencode(".png", rng.integers(0, 255, (120, 160, 3), np.uint8))[1].tobytes()
     run = ReportInput(
         "a run", "for the browser", {"Workers": "2"}, evaluate(results, COCO_PERSON, ["person"]), history,
-        [Picture("one", image, image), Picture("two", image, image)],
+        {"pose_ap": 0.9, "images": 8.0},
+        [Gallery("Worst", "", (Picture("one", image, image), Picture("two", image, image)))],
     )  # fmt: skip
     return write_report(run, tmp_path_factory.mktemp("report"))
 
@@ -65,19 +68,39 @@ def test_the_page_forbids_requests_and_a_forbidden_one_would_be_on_the_console(p
     assert listener.asked == ["/index.html"]
 
 
-@pytest.mark.parametrize(
-    ("name", "width_px", "dark"), [("light", 1200, False), ("dark", 1200, True), ("phone", 500, False)]
-)
+@pytest.mark.parametrize(("name", "width_px", "dark"), [("light", 1200, False), ("dark", 1200, True)])
 def test_the_page_fills_the_window_in_its_colours(
     page: Path, tmp_path: Path, name: str, width_px: int, dark: bool
 ) -> None:
     shot = tmp_path / f"{name}.png"
     scheme = ["--blink-settings=preferredColorScheme=0"] if dark else []
-    size = f"--window-size={width_px},2400"
+    size = f"--window-size={width_px},{_TALL_PX}"
     browse(tmp_path / "profile", size, *scheme, f"--screenshot={shot}", page.as_uri())
     pixels = cv2.imread(str(shot), cv2.IMREAD_GRAYSCALE)
-    assert pixels.shape == (2400, width_px)
+    assert pixels.shape == (_TALL_PX, width_px)
     assert (np.median(pixels) < 60) == dark
     # Nothing may stick out of the right margin: that column shows only the page's own colour.
     assert np.unique(pixels[:, -4]).size == 1
     assert pixels.std() > 5
+
+
+@pytest.mark.parametrize("width_px", [390, 320])
+def test_nothing_sticks_out_on_a_phone(page: Path, tmp_path: Path, width_px: int) -> None:
+    # A window of Chromium is never narrower than 500 px; a frame in it can be.
+    frame = tmp_path / "frame.html"
+    style = f"border: 0; width: {width_px}px; height: {_TALL_PX}px"
+    frame.write_text(f'<body style="margin: 0"><iframe src="{page.as_uri()}" style="{style}"></iframe>')
+    shot = tmp_path / "phone.png"
+    size = f"--window-size=500,{_TALL_PX}"
+    browse(tmp_path / "profile", size, f"--screenshot={shot}", "--allow-file-access-from-files", frame.as_uri())
+    pixels = cv2.imread(str(shot), cv2.IMREAD_GRAYSCALE)
+    assert np.unique(pixels[:, width_px - 4]).size == 1
+    assert pixels[:, : width_px - 10].std() > 5
+
+
+def test_the_page_can_be_printed(page: Path, tmp_path: Path) -> None:
+    paper = tmp_path / "report.pdf"
+    browse(tmp_path / "profile", "--no-pdf-header-footer", f"--print-to-pdf={paper}", page.as_uri())
+    data = paper.read_bytes()
+    assert data.startswith(b"%PDF")
+    assert 3 <= data.count(b"/Type /Page\n") + data.count(b"/Type /Page ") <= 12

@@ -210,7 +210,9 @@ class ValConfig(_Section):
     max_det: Annotated[int, Field(ge=1)] = 300
     """Most people predicted in one image. COCO's keypoint AP looks at the best 20."""
     pictures: Annotated[int, Field(ge=0)] = 8
-    """Validation images drawn with true and predicted skeletons at the end of the run."""
+    """How many of the best and of the worst validation images the report shows, and twice as many as of each fault."""
+    training_images: Annotated[int, Field(ge=0)] = 256
+    """Training images that are measured like validation images at the end of the run, to show how well it fits."""
     protocol: Literal["coco", "crowdpose"] = "coco"
     """Whose rules AP and AR follow. `crowdpose`: areas by box, no ranges of size, but easy, medium and hard images."""
     sigmas: Annotated[tuple[Annotated[float, Field(gt=0.0)], ...], Field(strict=False)] | None = None

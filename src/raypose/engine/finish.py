@@ -10,6 +10,7 @@ from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_of
 from raypose.engine.report import publish_report
 from raypose.engine.restore import load_average
 from raypose.engine.setup import Parts
+from raypose.engine.training_images import measure_training_images
 from raypose.engine.validate import validate
 from raypose.structures import json_ready
 from raypose.telemetry import Reporter, RunFinished
@@ -36,6 +37,7 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
     )
     if evaluation is None:
         return None
+    trained = measure_training_images(parts, predictor, report)
     publish_report(
         parts.store.child("report"),
         title=parts.config.name,
@@ -45,8 +47,9 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
         pictures=parts.config.val.pictures,
         facts=_facts(parts, best),
         history=read_rows(parts.store),
+        trained=trained,
     )
-    summary = _summary(parts, progress, best, evaluation.metrics)
+    summary = _summary(parts, progress, best, evaluation.metrics, trained)
     parts.store.write(SUMMARY_KEY, json.dumps(summary, indent=1).encode())
     report(RunFinished(summary))
     return summary
@@ -67,7 +70,13 @@ def _facts(parts: Parts, best: SavedCheckpoint) -> dict[str, str]:
     }
 
 
-def _summary(parts: Parts, progress: TrainProgress, best: SavedCheckpoint, metrics: Mapping[str, float]) -> Summary:
+def _summary(
+    parts: Parts,
+    progress: TrainProgress,
+    best: SavedCheckpoint,
+    metrics: Mapping[str, float],
+    trained: Mapping[str, float] | None,
+) -> Summary:
     completed = parts.plan.epochs_completed(progress.step)
     return {
         "status": "completed" if progress.step == parts.total_steps else "stopped early",
@@ -81,6 +90,7 @@ def _summary(parts: Parts, progress: TrainProgress, best: SavedCheckpoint, metri
             "step": best.step,
             **json_ready(metrics),
         },
+        "trained": None if trained is None else json_ready(trained),
         "images_per_second": round(progress.images / max(progress.train_seconds, 1e-9), 2),
         "train_seconds": round(progress.train_seconds, 2),
         "wall_seconds": round(progress.wall_seconds, 2),

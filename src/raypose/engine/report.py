@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raypose.data.shard_set import ShardSet
+from raypose.engine.pictures import choose, draw_galleries
 from raypose.evaluate import Evaluation
-from raypose.evaluate.report import Picture, ReportInput, render_report
+from raypose.evaluate.report import ReportInput, render_report
 from raypose.inference import Predictor
 from raypose.storage import ObjectStore
-from raypose.structures import Sample
-from raypose.vision.decode import decode_rgb
-from raypose.vision.draw import draw_people, draw_poses, encode_jpeg, side_by_side
 
 
 def publish_report(
@@ -25,12 +23,13 @@ def publish_report(
     pictures: int,
     facts: Mapping[str, str],
     history: Iterable[Mapping[str, Any]] = (),
+    trained: Mapping[str, float] | None = None,
 ) -> None:
-    """Write `index.html` and the pictures in it as files of their own below `store`."""
-    samples = [shards.sample(*shards.locate(place)) for place in _evenly_spread(len(shards), pictures)]
-    drawn = list(_draw(predictor, samples))
-    for number, (_, both) in enumerate(drawn):
-        store.write(f"pictures/{number:02d}.jpg", both)
+    """Write `index.html` below `store`. `evaluation` must be of `shards`, in their order.
+
+    `pictures` is how many of the best and of the worst images are shown; `trained` are metrics of training images.
+    """
+    groups = choose(evaluation.images, pictures)
     page = render_report(
         ReportInput(
             title=title,
@@ -38,25 +37,8 @@ def publish_report(
             facts=facts,
             evaluation=evaluation,
             history=list(history),
-            pictures=[picture for picture, _ in drawn],
+            trained=trained,
+            galleries=draw_galleries(groups, evaluation.images, shards, predictor),
         )
     )
     store.write("index.html", page.encode())
-
-
-def _draw(predictor: Predictor, samples: list[Sample]) -> Iterator[tuple[Picture, bytes]]:
-    """Each sample for the page, as labelled and as predicted, and both side by side in one JPEG."""
-    skeleton = predictor.spec.skeleton
-    for sample in samples:
-        image = decode_rgb(sample.image, sample.id)
-        (poses,) = predictor.predict([image])
-        labelled = draw_people(image, sample.people, skeleton)
-        predicted = draw_poses(image, poses, skeleton)
-        both = side_by_side(labelled, predicted, ("labelled", "predicted"))
-        yield Picture(sample.id, encode_jpeg(labelled), encode_jpeg(predicted)), encode_jpeg(both)
-
-
-def _evenly_spread(count: int, wanted: int) -> list[int]:
-    """Up to `wanted` places out of `count`, first and last included."""
-    wanted = min(count, wanted)
-    return [round(index * (count - 1) / max(wanted - 1, 1)) for index in range(wanted)]

@@ -35,13 +35,14 @@ def validate(
     batch: int,
     judge: Judge = BY_COCO,
     earlier: Mapping[str, float] = MappingProxyType({}),
+    places: Sequence[range] | None = None,
 ) -> Evaluation | None:
-    """Measure `predictor` on all of `shards`; the result exists on the leader only.
+    """Measure `predictor` on all of `shards`, or on the images at `places`; the result exists on the leader only.
 
-    `batch` is the size of a chunk. `earlier` are the metrics at the best checkpoint so far, which validators of `judge`
-    may compare with.
+    `batch` is the size of a chunk of all images. `earlier` are the metrics at the best checkpoint so far, which
+    validators of `judge` may compare with.
     """
-    chunks = chunks_of(len(shards), batch)
+    chunks = chunks_of(len(shards), batch) if places is None else places
     mine = [chunks[number] for number in world.share(len(chunks))]
     threads = decoding_threads(predictor, world.local_size)
     parts = world.gather(list(predict_chunks(predictor, shards, mine, threads=threads)))

@@ -25,10 +25,13 @@ def confusion(truth: Truth, found: Found, *, classes: int, confidence: float) ->
     )
     kept_P = (found.score_P >= confidence) & ~np.append(truth.ignore_pose_M, False)[person_P]
     answering = np.flatnonzero(kept_P & (person_P >= 0))
+    invented_P = kept_P & (person_P < 0)
     missed_M = ~truth.ignore_pose_M
     missed_M[person_P[answering]] = False
-    count_CC = np.zeros((classes + 1, classes + 1), np.int64)
-    np.add.at(count_CC, (truth.class_M[person_P[answering]], found.class_P[answering]), 1)
-    np.add.at(count_CC, (truth.class_M[missed_M], classes), 1)
-    np.add.at(count_CC, (classes, found.class_P[kept_P & (person_P < 0)]), 1)
+    labelled = np.concatenate(
+        [truth.class_M[person_P[answering]], truth.class_M[missed_M], np.full(invented_P.sum(), classes)]
+    )
+    predicted = np.concatenate([found.class_P[answering], np.full(missed_M.sum(), classes), found.class_P[invented_P]])
+    side = classes + 1
+    count_CC: IntArray = np.bincount(labelled * side + predicted, minlength=side * side).reshape(side, side)
     return count_CC

@@ -40,8 +40,9 @@ class ImageScores:
         return len(self.ids)
 
     def worst(self, count: int) -> list[int]:
-        """The images of lowest score, the lowest first."""
-        order = np.argsort(self.score_I, kind="stable")
+        """The images of lowest score, the lowest first; of equals, those with most wrong."""
+        wrong_I = np.sum(list(self.faults().values()), axis=0)
+        order = np.lexsort((-wrong_I, self.score_I))
         return [int(image) for image in order[:count] if math.isfinite(self.score_I[image])]
 
     def best(self, count: int) -> list[int]:
@@ -77,17 +78,17 @@ def image_scores(
     answering = np.flatnonzero(kept_P & (person_P >= 0))
     pairs = Pairs(answering, answering, person_P[answering], np.zeros_like(answering))
 
-    def per_image(image: IntArray, weights: Float64Array | None = None) -> Float64Array:
-        return np.bincount(image, weights, minlength=images)
+    def count(image: IntArray) -> IntArray:
+        return np.bincount(image, minlength=images)
 
-    people_I = per_image(truth.image_M[~truth.ignore_pose_M])
-    kept_I, answered_I = per_image(found.image_P[kept_P]), per_image(found.image_P[answering])
-    oks_I = per_image(found.image_P[answering], oks(truth, found, pairs, sigmas_K))
+    image_Q = found.image_P[answering]
+    people_I, kept_I, answered_I = (
+        count(truth.image_M[~truth.ignore_pose_M]),
+        count(found.image_P[kept_P]),
+        count(image_Q),
+    )
+    oks_I = np.bincount(image_Q, oks(truth, found, pairs, sigmas_K), minlength=images)
     labelled_QK = truth.labelled()[pairs.truth_Q]
-    wrong_I = {
-        kind: per_image(found.image_P[answering], (kind_PK[answering] & labelled_QK).sum(axis=1)).astype(np.int64)
-        for kind, kind_PK in kinds_PK.items()
-    }
     both_I = people_I + kept_I
     return ImageScores(
         ids=tuple(sorted(ids)),
@@ -97,5 +98,8 @@ def image_scores(
         people_I=people_I,
         missed_I=people_I - answered_I,
         extra_I=kept_I - answered_I,
-        wrong_I=wrong_I,
+        wrong_I={
+            kind: count(np.repeat(image_Q, (kind_PK[answering] & labelled_QK).sum(axis=1)))
+            for kind, kind_PK in kinds_PK.items()
+        },
     )

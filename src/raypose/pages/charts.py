@@ -10,13 +10,13 @@ from markupsafe import Markup, escape
 
 from raypose.pages import svg
 
-_ROW, _BAR, _NAMES = 26.0, 8.0, 104.0
-_HEAD, _FOOT, _VALUES = 4.0, 38.0, 34.0
+_ROW, _MORE = 22.0, 9.0  # height of a row with one bar, and what each bar more adds
+_HEAD, _FOOT, _VALUES = 4.0, 38.0, 38.0
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One curve. `tone` 1 to 5 is its colour; gaps are NaN."""
+    """One curve. `tone` 1 to 5 is its colour, 0 that of something to compare with; gaps are NaN."""
 
     name: str
     x: Sequence[float]
@@ -85,32 +85,33 @@ def bar_chart(
     low, high = x_range or svg.spread([value for group in bars for value in group.values], from_zero=True)
     x_ticks = svg.ticks(low, high, count=4, beyond=x_range is None)
     high = max(high, x_ticks[-1])
-    bottom = _HEAD + _ROW * len(rows)
-    height, right = bottom + _FOOT, svg.WIDTH - _VALUES
+    row_height = _ROW + _MORE * (len(bars) - 1)
+    bottom = _HEAD + row_height * len(rows)
+    left, right, height = svg.name_room(rows), svg.WIDTH - _VALUES, bottom + _FOOT
 
     def place(value: float) -> float:
-        return _NAMES + (value - low) / (high - low) * (right - _NAMES)
+        return left + (value - low) / (high - low) * (right - left)
 
     parts = []
     for tick in x_ticks:
         parts.append(svg.rule(place(tick), _HEAD, place(tick), bottom))
         parts.append(svg.text(place(tick), bottom + 15, svg.tick_label(tick, x_ticks), "middle"))
-    parts.append(svg.text((_NAMES + right) / 2, height - 6, x_label, "middle", "axis"))
-    thickness = min(_BAR * 2, (_ROW - 6) / len(bars))
+    parts.append(svg.text((left + right) / 2, height - 6, x_label, "middle", "axis"))
+    thickness = (row_height - 8) / len(bars)
     for row, name in enumerate(rows):
-        top = _HEAD + _ROW * row + (_ROW - thickness * len(bars)) / 2
-        parts.append(svg.text(_NAMES - 8, _HEAD + _ROW * (row + 0.5) + 4, name.replace("_", " "), "end", "name"))
+        top = _HEAD + row_height * row + 4
+        parts.append(svg.row_name(left - 8, _HEAD + row_height * (row + 0.5) + 4, name, left))
         for index, group in enumerate(bars):
             value, y = group.values[row], top + index * thickness
             if not math.isfinite(value):
                 continue
-            width = max(place(value) - _NAMES, 1.0)
+            width, figure = max(place(value) - left, 1.0), f"{value:.{decimals}f}"
             parts.append(
-                f'<rect class="bar tone{group.tone}" x="{_NAMES}" y="{y:.1f}" width="{width:.1f}"'
-                f' height="{thickness - 1:.1f}" rx="1.5"><title>{escape(name)}, {escape(group.name)}:'
-                f" {value:.{decimals}f}</title></rect>"
+                f'<rect class="bar tone{group.tone}" x="{left}" y="{y:.1f}" width="{width:.1f}"'
+                f' height="{thickness - 1.5:.1f}" rx="2"><title>{escape(name)}, {escape(group.name)}:'
+                f" {figure}</title></rect>"
             )
-            parts.append(svg.text(_NAMES + width + 4, y + thickness / 2 + 3, f"{value:.{decimals}f}", "start", "value"))
+            parts.append(svg.text(left + width + 4, y + thickness / 2 + 2.8, figure, "start", "value"))
     legend = [(group.name, group.tone, False) for group in bars]
     return svg.figure(svg.WIDTH, height, f"{x_label}: {', '.join(rows)}", parts, legend if len(bars) > 1 else [])
 

@@ -14,7 +14,7 @@ from raypose.pages import svg
 
 _LEVELS = 6
 _TILE = 120.0
-_ROW, _NAMES, _HEAD, _FOOT = 22.0, 104.0, 4.0, 38.0
+_ROW, _HEAD, _FOOT = 22.0, 4.0, 38.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +55,18 @@ def histogram(edges: Sequence[float], counts: Sequence[int], *, x_label: str, y_
 
 def shares_chart(rows: Sequence[str], shares: Sequence[Shares], *, x_label: str) -> Markup:
     """One bar of full length for each row, cut into its parts; the values of a row add up to 1, or are all 0."""
-    bottom, right = _HEAD + _ROW * len(rows), svg.WIDTH - svg.RIGHT
+    bottom, left, right = _HEAD + _ROW * len(rows), svg.name_room(rows), svg.WIDTH - svg.RIGHT
     parts = []
     for tick in (0.0, 0.25, 0.5, 0.75, 1.0):
-        x = _NAMES + tick * (right - _NAMES)
+        x = left + tick * (right - left)
         parts.append(svg.rule(x, _HEAD, x, bottom))
         parts.append(svg.text(x, bottom + 15, f"{tick:.0%}", "middle"))
-    parts.append(svg.text((_NAMES + right) / 2, bottom + _FOOT - 6, x_label, "middle", "axis"))
+    parts.append(svg.text((left + right) / 2, bottom + _FOOT - 6, x_label, "middle", "axis"))
     for row, name in enumerate(rows):
-        top, x = _HEAD + _ROW * row + 4, _NAMES
-        parts.append(svg.text(_NAMES - 8, top + 11, name.replace("_", " "), "end", "name"))
+        top, x = _HEAD + _ROW * row + 4, left
+        parts.append(svg.row_name(left - 8, top + 11, name, left))
         for share in shares:
-            wide = share.values[row] * (right - _NAMES)
+            wide = share.values[row] * (right - left)
             tip = f"{escape(name)}, {escape(share.name)}: {share.values[row]:.1%}"
             if wide > 0:
                 parts.append(

@@ -37,11 +37,16 @@ def render_page(
 
 
 def data_uri(image: bytes, caption: str) -> str:
-    """A PNG or JPEG file as the address of itself; raises DataError that names `caption` for anything else."""
+    """A PNG, JPEG or SVG file as the address of itself; raises DataError that names `caption` for anything else.
+
+    What an SVG has of scripts and addresses is dead inside an <img>.
+    """
     if image.startswith(b"\x89PNG"):
         kind = "png"
     elif image.startswith(b"\xff\xd8\xff"):
         kind = "jpeg"
+    elif image.lstrip().startswith((b"<svg", b"<?xml")):
+        kind = "svg+xml"
     else:
-        raise DataError(f"picture {caption!r}: starts with {image[:4]!r}, expected PNG or JPEG bytes")
+        raise DataError(f"picture {caption!r}: starts with {image[:4]!r}, expected PNG, JPEG or SVG bytes")
     return f"data:image/{kind};base64,{base64.b64encode(image).decode()}"

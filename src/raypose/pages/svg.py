@@ -10,6 +10,8 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 420.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 40.0
 
+_NAME_LETTER, _NAME_LEAST, _NAME_MOST = 6.6, 64.0, 168.0
+
 Range = tuple[float, float]
 
 
@@ -42,6 +44,20 @@ def figure(
     )
     drawn = f'<svg viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(label)}">{"".join(parts)}</svg>'
     return Markup(f'<ul class="legend">{keys}</ul>{drawn}' if keys else drawn)
+
+
+def name_room(names: Sequence[str]) -> float:
+    """The width that names of rows take, within reason."""
+    return min(_NAME_MOST, max(_NAME_LEAST, _NAME_LETTER * max((len(name) for name in names), default=0) + 14))
+
+
+def row_name(x: float, y: float, name: str, room: float) -> str:
+    """A name that ends at `x`, in words and shortened to fit."""
+    words, letters = name.replace("_", " "), int((room - 14) / _NAME_LETTER)
+    if len(words) <= letters:
+        return text(x, y, words, "end", "name")
+    shown = f'<text class="name" x="{x:.1f}" y="{y:.1f}" text-anchor="end"><title>{escape(words)}</title>'
+    return f"{shown}{escape(words[: letters - 1].rstrip())}…</text>"
 
 
 def rule(x1: float, y1: float, x2: float, y2: float) -> str:
