@@ -103,8 +103,7 @@ def letterbox(jpeg: bytes, reduce: bool) -> np.ndarray:
         from raypose.vision.decode import header_size
 
         if max(header_size(jpeg) or (0,)) >= 2 * SIDE_PX:
-            flags |= cv2.IMREAD_REDUCED_GRAYSCALE_2
-            flags &= ~cv2.IMREAD_COLOR_BGR
+            flags |= cv2.IMREAD_REDUCED_GRAYSCALE_2  # RGB at half size
     image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
     high, wide = image.shape[:2]
     scale = SIDE_PX / max(high, wide)

@@ -25,8 +25,7 @@ from raypose.structures import Batch, ImageArray
 LoaderKind = Literal["auto", "threads", "processes"]
 
 MAX_THREADS = 2
-"""`auto` takes threads up to here. Making a plain image holds Python's lock for a sixth of its time, a mosaic too, and
-training wants the lock as well."""
+"""`auto` takes threads up to here: a fifth of the work on an image holds Python's lock, and training wants it, too."""
 BATCHES_AHEAD = 2
 """Made ahead for each loader worker, so that none waits while the model takes a batch."""
 

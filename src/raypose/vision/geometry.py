@@ -88,23 +88,6 @@ def clip_points(xy: FloatArray, width: float, height: float) -> FloatArray:
     return clipped
 
 
-def clip_boxes(box_xyxy_N4: FloatArray, width: float, height: float) -> FloatArray:
-    """The part of each box inside a width x height image; empty boxes end up with no area."""
-    return clip_points(box_xyxy_N4.reshape(-1, 2), width, height).reshape(-1, 4)
-
-
-def xyxy_to_cxcywh(box_xyxy_N4: FloatArray) -> FloatArray:
-    """Corners to centre and size."""
-    low_N2, high_N2 = box_xyxy_N4[:, :2], box_xyxy_N4[:, 2:]
-    return np.concatenate([(low_N2 + high_N2) / 2, high_N2 - low_N2], axis=1)
-
-
-def cxcywh_to_xyxy(box_cxcywh_N4: FloatArray) -> FloatArray:
-    """Centre and size to corners."""
-    centre_N2, half_N2 = box_cxcywh_N4[:, :2], box_cxcywh_N4[:, 2:] / 2
-    return np.concatenate([centre_N2 - half_N2, centre_N2 + half_N2], axis=1)
-
-
 def transform_points(matrix: NDArray[np.float64], xy_NK2: NDArray[Real]) -> NDArray[Real]:
     """Points (..., 2) under a projective map (3, 3)."""
     mapped_NK3 = xy_NK2 @ matrix[:, :2].T + matrix[:, 2]
