@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from raypose.data.shard_set import ShardSet
     from raypose.evaluate import Evaluation
     from raypose.evaluate.pose_metrics import Protocol
+    from raypose.evaluate.run_comparison import RunComparison
     from raypose.inference import ComputePrecision, Predictor
     from raypose.model import ExportFormat
     from raypose.telemetry import Event, Reporter
@@ -119,6 +120,21 @@ def validate(
     if out is not None:
         _publish_validation(open_store(str(out)), model, evaluation, predictor, shards)
     return evaluation
+
+
+def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> RunComparison:
+    """Runs side by side, finished or not; `out`, an .html file, gets a page."""
+    from raypose.engine.run_records import read_runs
+    from raypose.evaluate.compare_page import render_comparison
+    from raypose.evaluate.run_comparison import compare_runs
+
+    if out is not None and not str(out).endswith(".html"):
+        raise ConfigError(f"{out}: the page is one file; name it with .html at its end")
+    comparison = compare_runs(read_runs(runs))
+    if out is not None:
+        folder, name = open_parent(str(out))
+        folder.write(name, render_comparison(comparison).encode())
+    return comparison
 
 
 def validate_files(predictions: Path, annotations: Path, *, protocol: Protocol = "coco") -> dict[str, float]:

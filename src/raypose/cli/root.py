@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from raypose.cli import config, data
+from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
 from raypose.cli.predict import predict
@@ -28,6 +29,7 @@ def root(debug: bool = typer.Option(False, "--debug", help="Show the traceback o
 
 app.command()(train)
 app.command()(val)
+app.command()(compare)
 app.command()(predict)
 app.command()(export)
 app.add_typer(data.app, name="data")

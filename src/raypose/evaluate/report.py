@@ -87,7 +87,7 @@ def render_report(run: ReportInput) -> str:
         title=run.title,
         subtitle=run.subtitle,
         facts=run.facts,
-        filters={"figure": figure_text},
+        filters={"figure": figure_text, "unit": unit_of},
         course=report_charts.course_charts(epochs, run.trained, unseen),
         losses=report_charts.loss_charts(run.history),
         fit=[text for text in (describe_course(epochs), describe_gap(run.trained or {}, unseen)) if text],
@@ -132,7 +132,7 @@ def _measured(evaluation: Evaluation | None) -> dict[str, Any]:
 
 def _key_figures(metrics: Mapping[str, float]) -> list[tuple[str, str, str]]:
     return [
-        (label, figure_text(metrics[name], "px" if name.endswith("_px") else ""), detail)
+        (label, figure_text(metrics[name], unit_of(name)), detail)
         for name, label, detail in _KEY_FIGURES
         if name in metrics
     ]
@@ -143,6 +143,11 @@ def _confusion(evaluation: Evaluation) -> list[tuple[str, list[tuple[int, float]
     names = [*(row.name for row in evaluation.per_class), "nobody"]
     rows = zip(names, evaluation.confusion_CC.tolist(), strict=True)
     return [(name, [(count, count / max(sum(counts), 1)) for count in counts]) for name, counts in rows]
+
+
+def unit_of(metric: str) -> str:
+    """How `figure_text` is to write a metric."""
+    return "count" if metric in ("images", "people") else "px" if metric.endswith("_px") else ""
 
 
 def figure_text(value: float | None, unit: str = "") -> str:
