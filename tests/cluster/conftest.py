@@ -1,4 +1,4 @@
-"""One local Ray for all tests of this folder, and one set of drawn people."""
+"""A local Ray for the tests of each file, and one set of drawn people."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="session")
+# Not for the session: tests of other folders want a Ray with another environment.
+@pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """More logical CPUs than there are real ones, so that runs of several workers fit anywhere."""
     import ray

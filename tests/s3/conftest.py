@@ -93,6 +93,16 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
         yield proxy
 
 
+@pytest.fixture(scope="module")
+def cluster(s3_credentials: None) -> Iterator[None]:
+    """A Ray whose workers have the environment of the test servers."""
+    import ray
+
+    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
+    yield
+    ray.shutdown()
+
+
 @pytest.fixture(scope="session", params=["moto", "rgw"])
 def s3_endpoint(request: pytest.FixtureRequest) -> str:
     """The endpoint of each server in turn; both hold the bucket BUCKET."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,16 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
-@pytest.fixture(scope="module")
-def cluster(s3_credentials: None) -> Iterator[None]:
-    """A Ray whose workers have the environment of the test servers."""
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cluster")
 def test_a_run_in_a_bucket_trains_through_an_outage_resumes_and_validates(
     s3_endpoint: str, s3_url: str, data: Path

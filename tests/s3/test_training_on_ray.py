@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -36,16 +35,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_synthetic(tmp_path_factory.mktemp("data"), shard_bytes=16 * 1024)
 
 
-@pytest.fixture(scope="module")
-def cluster(s3_credentials: None) -> Iterator[None]:
-    """A Ray whose workers have the environment of the test servers."""
-    import ray
-
-    ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    yield
-    ray.shutdown()
-
-
 def run_of(data: str, val: str, storage: str, *overrides: str) -> RunConfig:
     return tiny_run(
         Path("unused"), Path("unused"), f"data.train={data}", f"data.val={val}", f"storage={storage}", *overrides,
@@ -60,6 +49,7 @@ def newest(folder: str) -> Snapshot:
     return snapshot
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.usefixtures("cluster")
 def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_meanwhile(
     data: Path, server: Server, proxy: FaultyProxy, s3_url: str, tmp_path: Path
