@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from raypose.batch import Frame, ImageFiles, Unreadable, VideoFile, open_source, predict_source
+from raypose.batch import Frame, ImageFiles, Unreadable, VideoFile, VideoFormat, open_source, predict_source
 from raypose.errors import ConfigError, DataError, StorageError
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
@@ -211,6 +211,39 @@ def test_a_video_becomes_an_annotated_video_and_a_line_a_frame(tmp_path: Path) -
     assert isinstance(annotated, VideoFile)
     assert annotated.fps == pytest.approx(12.0)
     assert len(list(annotated)) == 10
+
+
+def test_a_video_can_be_written_for_browsers(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "clip.mp4")
+    predict_source(BrightestPixel(), str(source), tmp_path / "out", skeleton=HANDS, video_format="webm")
+    (written,) = (tmp_path / "out" / "pictures").iterdir()
+    assert written.name == "clip.webm"
+    assert written.read_bytes()[:4] == b"\x1aE\xdf\xa3"  # Matroska
+    assert b"V_VP8" in written.read_bytes()
+    annotated = open_source(str(written))
+    assert isinstance(annotated, VideoFile)
+    assert len(list(annotated)) == 10
+
+
+@pytest.mark.parametrize("video_format", ["mp4", "webm"])
+def test_a_video_of_odd_size_keeps_all_its_frames(tmp_path: Path, video_format: VideoFormat) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "odd.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (65, 47))
+    for _ in range(5):
+        writer.write(np.full((47, 65, 3), 200, np.uint8))
+    writer.release()
+    summary = predict_source(
+        BrightestPixel(), str(tmp_path / "odd.avi"), tmp_path / "out", skeleton=HANDS, video_format=video_format
+    )
+    assert summary.images == 5
+    assert len(list(open_source(str(tmp_path / "out" / "pictures" / f"odd.{video_format}")))) == 5
+
+
+def test_names_are_written_beside_keypoints_where_they_are_asked_for(tmp_path: Path) -> None:
+    source = write_image(tmp_path / "a.png", picture(100, 80, width=320, height=240))
+    for text in ("none", "names"):
+        predict_source(BrightestPixel(), str(source), tmp_path / text, skeleton=HANDS, keypoint_text=text)
+    plain, named = (cv2.imread(str(tmp_path / text / "pictures" / "a.jpg")).astype(int) for text in ("none", "names"))
+    assert (np.abs(named - plain).max(axis=2) > 60).sum() > 50
 
 
 def test_a_video_that_breaks_off_is_reported_after_the_frames_it_has(tmp_path: Path) -> None:

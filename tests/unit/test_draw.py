@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, FloatArray, ImageArray, People, Poses, Skeleton
 from raypose.vision.draw import contact_sheet, draw_people, draw_poses, encode_jpeg, encode_png, side_by_side
+from raypose.vision.part_colours import part_colours
 
 TWO_POINTS = Skeleton(names=("left_hand", "right_hand"), edges=((0, 1),), flip_pairs=((0, 1),))
 
@@ -71,6 +72,42 @@ def test_flip_pairs_tell_sides_apart_where_names_do_not() -> None:
     skeleton = Skeleton(names=("a", "b"), flip_pairs=((0, 1),))
     drawn = draw_people(grey(400, 400), people_of([(120, 200, 2), (280, 200, 2)], (20, 20, 380, 380)), skeleton)
     assert not np.allclose(dot(drawn, 120, 200), dot(drawn, 280, 200), atol=50)
+
+
+def test_arms_legs_and_head_of_a_side_have_colours_of_their_own() -> None:
+    colours = dict(zip(COCO_PERSON.names, part_colours(COCO_PERSON).keypoints, strict=True))
+    assert len({colours[f"left_{part}"] for part in ("ear", "wrist", "ankle")}) == 3
+    assert colours["left_knee"] == colours["left_ankle"]
+    assert colours["nose"] not in {colours["left_eye"], colours["right_eye"]}
+
+
+def test_a_limb_between_two_sides_is_of_neither() -> None:
+    colours, edges = part_colours(COCO_PERSON), COCO_PERSON.edges
+    shoulders, thigh = edges.index((5, 6)), edges.index((13, 11))
+    assert colours.edges[shoulders] not in {colours.keypoints[5], colours.keypoints[6]}
+    assert colours.edges[thigh] == colours.keypoints[13]
+
+
+@pytest.mark.parametrize("names", [("left_hand", "right_hand"), ("hand_l", "hand_r"), ("LeftHand", "RightHand")])
+def test_sides_are_read_from_names_of_many_spellings(names: tuple[str, str]) -> None:
+    assert part_colours(Skeleton(names=names)).keypoints == part_colours(TWO_POINTS).keypoints
+
+
+def test_a_skeleton_without_sides_has_a_colour_for_each_family_of_names() -> None:
+    fingers = [f"{finger}{joint}" for finger in ("thumb", "index") for joint in (1, 2)]
+    colours = part_colours(Skeleton(names=("wrist", *fingers), edges=((0, 1), (1, 2), (2, 3)))).keypoints
+    assert colours[1] == colours[2]
+    assert colours[3] == colours[4]
+    assert len({colours[0], colours[1], colours[3]}) == 3
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_limbs_stand_out_from_any_background(shade: int) -> None:
+    image = np.full((600, 600, 3), shade, np.uint8)
+    image[:, :, :] = (255, 165, 45) if shade == 128 else shade  # 128: the very colour of a left arm
+    drawn = draw_people(image, people_of([(100, 300, 2), (500, 300, 2)], (20, 20, 580, 580)), TWO_POINTS)
+    column_Y3 = drawn[280:320, 200].astype(int)
+    assert np.abs(column_Y3 - image[0, 0]).max() > 100
 
 
 def test_hidden_keypoints_are_hollow_and_unlabelled_ones_absent() -> None:

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import cv2
 
@@ -19,13 +19,16 @@ from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open
 from raypose.errors import ConfigError, DataError, StorageError
 from raypose.storage import ObjectStore, ancestry, open_store, require_writable
 from raypose.structures import ImageArray, Poses, Skeleton
-from raypose.vision.draw import draw_poses, encode_jpeg
+from raypose.vision.draw import KeypointText, draw_poses, encode_jpeg
 
 PREDICTIONS_FILE = "predictions.jsonl"
 PICTURES_FOLDER = "pictures"
 _WRITERS = 4
 _PENDING = 16
 """Pictures that wait to be written before prediction waits for them."""
+
+VideoFormat = Literal["mp4", "webm"]
+_CODECS: dict[VideoFormat, str] = {"mp4": "mp4v", "webm": "VP80"}
 
 
 class _Spec(Protocol):
@@ -72,10 +75,12 @@ def predict_source(
     *,
     skeleton: Skeleton,
     pictures: bool = True,
+    keypoint_text: KeypointText = "none",
+    video_format: VideoFormat = "mp4",
     batch: int = 8,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> PredictSummary:
-    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 for a video to `out`.
+    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 or .webm for a video to `out`.
 
     `source` and `out` are paths or `s3://` URLs. An image that cannot be read is counted in the summary, the others go
     on. `on_progress` hears how many images are done, and how many there are (0 where a video does not say).
@@ -93,7 +98,8 @@ def predict_source(
     images = people = 0
     started_s = time.perf_counter()
     with ExitStack() as stack:
-        drawing = stack.enter_context(_picture_writer(opened, pictures_store, skeleton)) if pictures else None
+        pen = _Pen(skeleton, keypoint_text)
+        drawing = stack.enter_context(_picture_writer(opened, pictures_store, pen, video_format)) if pictures else None
         partial = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raypose-predict-")), PREDICTIONS_FILE)
         lines = stack.enter_context(partial.open("w", encoding="utf-8"))
         for frames in _batches(opened, batch, failures):
@@ -168,18 +174,32 @@ def _refuse_to_overwrite(source: ImageFiles | VideoFile, pictures: ObjectStore) 
         )
 
 
-def _picture_writer(source: ImageFiles | VideoFile, store: ObjectStore, skeleton: Skeleton) -> _PictureWriter:
+@dataclass(frozen=True, slots=True)
+class _Pen:
+    """How a frame is drawn."""
+
+    skeleton: Skeleton
+    keypoint_text: KeypointText
+
+    def draw(self, frame: Frame, poses: Poses) -> ImageArray:
+        text = self.keypoint_text
+        return draw_poses(frame.image_HW3, poses, self.skeleton, min_score=0.0, keypoint_text=text)
+
+
+def _picture_writer(
+    source: ImageFiles | VideoFile, store: ObjectStore, pen: _Pen, video_format: VideoFormat
+) -> _PictureWriter:
     if isinstance(source, VideoFile):
-        return _VideoPictures(store, f"{source.path.stem}.mp4", source.fps, skeleton)
-    return _JpegPictures(store, skeleton)
+        return _VideoPictures(store, source.path.stem, source.fps, pen, video_format)
+    return _JpegPictures(store, pen)
 
 
 class _JpegPictures:
     """One .jpg for each image, at the image's own path; drawn and written in threads, beside prediction."""
 
-    def __init__(self, store: ObjectStore, skeleton: Skeleton) -> None:
+    def __init__(self, store: ObjectStore, pen: _Pen) -> None:
         self._store = store
-        self._skeleton = skeleton
+        self._pen = pen
         self._taken: set[str] = set()
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="raypose-pictures")
         self._pending: deque[Future[None]] = deque()
@@ -204,23 +224,24 @@ class _JpegPictures:
         self._pool.shutdown(cancel_futures=True)
 
     def _draw(self, key: str, frame: Frame, poses: Poses) -> None:
-        self._store.write(key, encode_jpeg(draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)))
+        self._store.write(key, encode_jpeg(self._pen.draw(frame, poses)))
 
 
 class _VideoPictures:
-    """All frames as one video of the source's frame rate."""
+    """All frames as one video of the source's frame rate, without its sound."""
 
-    def __init__(self, store: ObjectStore, key: str, fps: float, skeleton: Skeleton) -> None:
+    def __init__(self, store: ObjectStore, stem: str, fps: float, pen: _Pen, video_format: VideoFormat) -> None:
         self._store = store
-        self._key = key
+        self._key = f"{stem}.{video_format}"
         self._fps = fps
-        self._skeleton = skeleton
+        self._pen = pen
+        self._codec = cv2.VideoWriter.fourcc(*_CODECS[video_format])
         self._folder = tempfile.TemporaryDirectory(prefix="raypose-video-")
-        self._path = Path(self._folder.name, key)
+        self._path = Path(self._folder.name, self._key)
         self._writer: cv2.VideoWriter | None = None
 
     def add(self, frame: Frame, poses: Poses) -> None:
-        drawn_HW3 = draw_poses(frame.image_HW3, poses, self._skeleton, min_score=0.0)
+        drawn_HW3 = self._pen.draw(frame, poses)
         if self._writer is None:
             self._writer = self._open(drawn_HW3.shape[1], drawn_HW3.shape[0])
         self._writer.write(cv2.cvtColor(drawn_HW3, cv2.COLOR_RGB2BGR))
@@ -239,7 +260,7 @@ class _VideoPictures:
         self._folder.cleanup()
 
     def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        writer = cv2.VideoWriter(str(self._path), cv2.VideoWriter.fourcc(*"mp4v"), self._fps, (width, height))
+        writer = cv2.VideoWriter(str(self._path), self._codec, self._fps, (width, height))
         if not writer.isOpened():
             raise StorageError(f"{self._path}: cannot write a {width}x{height} video here; try with pictures off")
         return writer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -18,13 +18,28 @@ def predict(
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Images predicted at a time.")] = 8,
     pictures: Annotated[bool, typer.Option(help="Draw skeletons.")] = True,
+    text: Annotated[
+        Literal["none", "numbers", "names"], typer.Option(help="What is written beside each keypoint.")
+    ] = "none",
+    video_format: Annotated[
+        Literal["mp4", "webm"], typer.Option(help="mp4 is fast and for players, webm is also for browsers.")
+    ] = "mp4",
 ) -> None:
     """Find people and their keypoints: predictions.jsonl, and the pictures with skeletons drawn on them."""
     from raypose import api
     from raypose.batch import predict_source
 
     predictor = api.load(model, imgsz=imgsz, conf=conf, iou=iou)
-    summary = predict_source(predictor, source, out, pictures=pictures, batch=batch, skeleton=predictor.spec.skeleton)
+    summary = predict_source(
+        predictor,
+        source,
+        out,
+        skeleton=predictor.spec.skeleton,
+        pictures=pictures,
+        keypoint_text=text,
+        video_format=video_format,
+        batch=batch,
+    )
     typer.echo(str(summary))
     if summary.failures:
         raise DataError("\n".join(summary.failures))

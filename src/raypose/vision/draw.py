@@ -1,6 +1,6 @@
 """Pictures of people and poses, for any skeleton and any size. Every function returns a new array; all are RGB uint8.
 
-Left limbs are orange, right limbs blue, what lies in the middle green. Lines and text grow with the person.
+Colours are those of `part_colours`. Lines and text grow with the person.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ import numpy as np
 
 from raypose.errors import DataError
 from raypose.structures import BoolArray, FloatArray, ImageArray, People, Poses, Skeleton
+from raypose.vision.part_colours import Colour, part_colours
 
-Colour = tuple[int, int, int]
 KeypointText = Literal["none", "numbers", "names"]
 
-_LEFT, _MIDDLE, _RIGHT = (255, 150, 30), (95, 225, 120), (60, 160, 255)
 _BOX, _IGNORED, _INK, _PAPER = (250, 235, 90), (170, 170, 170), (15, 15, 18), (245, 245, 245)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _FONT_PX = 22.0  # height of a capital letter at scale 1
@@ -156,17 +155,6 @@ def _check(image_HW3: ImageArray, keypoints_NK3: FloatArray, skeleton: Skeleton)
         )
 
 
-def _keypoint_colours(skeleton: Skeleton) -> list[Colour]:
-    """By the names' left_/right_ prefix; a pair whose names do not say is left first, then right."""
-    colours: list[Colour] = [_MIDDLE] * skeleton.keypoints
-    for first, second in skeleton.flip_pairs:
-        colours[first], colours[second] = _LEFT, _RIGHT
-    for index, name in enumerate(skeleton.names):
-        side = name.lower().replace("-", "_").partition("_")[0]
-        colours[index] = {"left": _LEFT, "right": _RIGHT}.get(side, colours[index])
-    return colours
-
-
 def _skeleton(
     canvas_HW3: ImageArray,
     skeleton: Skeleton,
@@ -177,15 +165,17 @@ def _skeleton(
     hollow_K: BoolArray,
 ) -> None:
     """Limbs and dots of the keypoints whose strength (0 to 1) is above 0."""
-    colours = _keypoint_colours(skeleton)
+    colours = part_colours(skeleton)
     strength_K = np.where(np.isfinite(xy_K2).all(axis=1), strength_K, 0)
     point_K2 = _fixed(xy_K2)
-    for first, second in skeleton.edges:
+    for (first, second), colour in zip(skeleton.edges, colours.edges, strict=True):
         strength = min(strength_K[first], strength_K[second])
         if strength > 0:
             line_px = max(1, round(pen.line_px * (0.5 + 0.5 * float(strength))))
-            colour = _edge_colour(colours[first], colours[second])
             ends = point_K2[first].tolist(), point_K2[second].tolist()
+            if pen.line_px > 1:  # a dark rim, because a limb may lie on anything
+                rim_px = line_px + 2 * max(1, line_px // 4)
+                cv2.line(canvas_HW3, *ends, _INK, rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.line(canvas_HW3, *ends, colour, line_px, cv2.LINE_AA, _SUBPIXEL_BITS)
     rim_px = max(1, round(pen.dot_px / 4))
     for index in np.flatnonzero(strength_K > 0).tolist():
@@ -193,18 +183,11 @@ def _skeleton(
         radius = round(pen.dot_px * (0.6 + 0.4 * float(strength_K[index])) * (1 << _SUBPIXEL_BITS))
         if hollow_K[index]:  # a dark core, because the limbs would show through an open ring
             cv2.circle(canvas_HW3, centre, radius, _INK, cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
-            cv2.circle(canvas_HW3, centre, radius, colours[index], rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(canvas_HW3, centre, radius, colours.keypoints[index], rim_px, cv2.LINE_AA, _SUBPIXEL_BITS)
             continue
-        cv2.circle(canvas_HW3, centre, radius, colours[index], cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
+        cv2.circle(canvas_HW3, centre, radius, colours.keypoints[index], cv2.FILLED, cv2.LINE_AA, _SUBPIXEL_BITS)
         if pen.dot_px >= 3:
             cv2.circle(canvas_HW3, centre, radius, _INK, max(1, rim_px // 2), cv2.LINE_AA, _SUBPIXEL_BITS)
-
-
-def _edge_colour(first: Colour, second: Colour) -> Colour:
-    if first == second:
-        return first
-    sides = {first, second} - {_MIDDLE}
-    return sides.pop() if len(sides) == 1 else _MIDDLE
 
 
 def _keypoint_text(
