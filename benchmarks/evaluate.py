@@ -1,11 +1,15 @@
-"""How fast is evaluation? 5,000 images with 20 detections each: raypose against pycocotools and Ultralytics.
+"""How fast is validation? raypose against pycocotools and Ultralytics.
 
-    python benchmarks/evaluate.py [--images 5000] [--detections 20] [--repeats 3]
+    python benchmarks/evaluate.py [--images 5000] [--detections 20] [--repeats 3] [--work FOLDER] [--weights MODEL.pt]
+
+Measuring, 5,000 images with 20 detections each:
 
 `ratio`: seconds of pycocotools (keypoint evaluate and accumulate, its index already built) over seconds of raypose's
 whole `evaluate`, which also measures boxes, PCK and curves. `ratio_ultralytics`: seconds of Ultralytics' validator on
 the same predictions (box and OKS similarity, matching, AP per class) over the same. Best of the repeats, one thread.
-The last line is JSON.
+
+Predicting and measuring: `ratio_val`, images a second of `raypose val` over those of `yolo pose val`, see
+`val_throughput.py`. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -18,11 +22,14 @@ import argparse
 import contextlib
 import io
 import json
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from val_throughput import compare_val
 
 from raypose.evaluate import evaluate
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses
@@ -182,6 +189,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--detections", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--work", type=Path, help="where ratio_val's images and model go; by default nothing stays")
+    parser.add_argument("--weights", type=Path, help="COCO-keypoint model for ratio_val; by default one is trained")
+    parser.add_argument("--val-images", type=int, nargs=2, default=(32, 288), metavar=("SMALL", "LARGE"))
     arguments = parser.parse_args()
     results = make_results(arguments.images, arguments.detections)
 
@@ -204,6 +214,10 @@ def main() -> None:
         "ratio_ultralytics": round(ultralytics_s / ours_s, 2),
         "ap_difference": difference,
     }
+    with tempfile.TemporaryDirectory(prefix="raypose-bench-") as scratch:
+        work = (arguments.work or Path(scratch)).absolute()
+        small, large = arguments.val_images
+        figures |= compare_val(work, arguments.weights, small=small, large=large, repeats=arguments.repeats)
     print(json.dumps(figures))
 
 

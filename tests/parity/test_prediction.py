@@ -14,8 +14,9 @@ from ultralytics.nn.tasks import torch_safe_load
 
 from raypose.config.schema import TrainConfig
 from raypose.inference import Predictor
-from raypose.model import ModelSpec, load_model, save_ultralytics
-from raypose.structures import ImageArray, Poses
+from raypose.inference.backends import ComputeOptions, TorchBackend
+from raypose.model import ModelSpec, build_model, load_model, multiplies_bfloat16, save_ultralytics
+from raypose.structures import COCO_PERSON, ImageArray, Poses
 
 TRAIN = TrainConfig(imgsz=256)
 
@@ -52,10 +53,29 @@ def test_a_saved_model_predicts_in_ultralytics_what_it_predicts_here(
 def test_a_live_model_predicts_as_its_saved_file_does(
     saved: Path, spec: ModelSpec, lively_model: ModelFactory, picture: ImageArray
 ) -> None:
-    # A file's BatchNorm layers melt into convolutions, which a model that goes on training cannot afford.
     (live,) = Predictor.from_model(lively_model(spec), spec, 256, conf=0.5).predict([picture])
     (theirs,) = YOLO(saved).predict(picture[..., ::-1], imgsz=256, conf=0.5, device="cpu", verbose=False)
-    assert_same(live, theirs, tolerance_px=1e-3)
+    assert_same(live, theirs, tolerance_px=1e-4)
+
+
+def test_bfloat16_moves_nobody_by_half_a_pixel() -> None:
+    """Up to the far corner of a large image: positions are float32, only layers are not.
+
+    Decoded in bfloat16, what lies beyond 256 px would move in steps of 2 px, beyond 512 px of 4.
+    """
+    if not multiplies_bfloat16("cpu"):
+        pytest.skip("this CPU has no native bfloat16 arithmetic")
+    spec = ModelSpec("yolo11n-pose", COCO_PERSON, ("person",))
+    model = build_model(spec, TrainConfig(), seed=0)
+    canvas_BHW3 = np.random.default_rng(0).integers(0, 256, (1, 640, 640, 3), dtype=np.uint8)
+    exact_CA, rounded_CA = (
+        TorchBackend.of_copy(model, spec, 640, ComputeOptions("cpu", precision))(canvas_BHW3)[0]
+        for precision in ("float32", "bfloat16")
+    )
+    assert exact_CA[0].max() > 600
+    torch.testing.assert_close(rounded_CA[:4], exact_CA[:4], rtol=0, atol=0.5)
+    torch.testing.assert_close(rounded_CA[4], exact_CA[4], rtol=0, atol=0.01)
+    torch.testing.assert_close(rounded_CA[5:], exact_CA[5:], rtol=0, atol=0.5)
 
 
 def test_the_allow_list_loader_of_ultralytics_accepts_a_saved_model(saved: Path, spec: ModelSpec) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,11 +45,12 @@ def predictor_of(model: nn.Module, precision: ComputePrecision = "float32") -> P
     return Predictor.from_model(model, SPEC, 96, conf=0.0, max_det=20, precision=precision)
 
 
-def bits(results: list[ImageResult]) -> dict[str, tuple[bytes, ...]]:
+def bits(results: list[ImageResult]) -> dict[str, list[bytes]]:
+    found = {result.id: result.poses for result in results}
     return {
-        result.id: (result.poses.box_xyxy_N4.tobytes(), result.poses.score_N.tobytes(), result.poses.keypoints_NK3.tobytes())
-        for result in results
-    }  # fmt: skip
+        name: [column.tobytes() for column in (poses.box_xyxy_N4, poses.score_N, poses.keypoints_NK3)]
+        for name, poses in found.items()
+    }
 
 
 @pytest.mark.parametrize("precision", ["float32", "auto"])

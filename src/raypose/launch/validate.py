@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from raypose.data.build.runners import in_order
 from raypose.data.shard_set import ShardSet
 from raypose.engine.candidate import Candidate
 from raypose.engine.validate import chunks_of, decoding_threads, predict_chunks
@@ -24,9 +25,9 @@ _PIECES_A_WORKER = 4
 def predict_set(
     candidate: Candidate, predictor: Predictor, shards: ShardSet, *, batch: int, workers: int | None
 ) -> Iterator[ImageResult]:
-    """What is labelled and what is predicted in each image: by `predictor` here, or by so many workers on Ray.
+    """What is labelled and what is predicted in each image, in order: by `predictor` here, or by workers on Ray.
 
-    `predictor` is the opened `candidate`. The results are the same, their order is not.
+    `predictor` is the opened `candidate`.
     """
     for name, value in (("batch", batch), ("workers", workers)):
         if value is not None and value < 1:
@@ -38,7 +39,7 @@ def predict_set(
 
 
 def predict_on_ray(candidate: Candidate, shards: ShardSet, *, batch: int, workers: int) -> Iterator[ImageResult]:
-    """What is labelled and what is predicted in each image, in the order in which pieces of the set are done.
+    """What is labelled and what is predicted in each image, in the order of the set.
 
     `workers` pieces are predicted at a time, with a GPU each where the cluster has some and the device allows, else
     with an equal share of the CPUs. The results do not depend on `workers`. Raises ConfigError where nodes would
@@ -51,7 +52,7 @@ def predict_on_ray(candidate: Candidate, shards: ShardSet, *, batch: int, worker
         tasks = _tasks(candidate.device, workers)
         work = _PredictPiece(candidate, shards, int(tasks.cpus), secrets.token_hex(8))
         arithmetic: set[str] = set()
-        for _, predicted in tasks.run(work, pieces):
+        for predicted in in_order(tasks.run(work, pieces)):
             arithmetic.add(predicted.arithmetic)
             if len(arithmetic) > 1:
                 raise ConfigError(
