@@ -46,7 +46,6 @@ TRAIN = {
     "batch": 32,
     "nbs": 32,
     "optimizer": "AdamW",
-    "lr0": 0.004,
     "warmup_epochs": 1.0,
     "pose": 24.0,
     "imgsz": 128,
@@ -60,20 +59,23 @@ class Recipe:
 
     name: str
     epochs: int
+    lr0: float
     augment: dict[str, float]
     pretrained: str | None = None
 
     @property
     def train(self) -> dict[str, Any]:
-        return TRAIN | {"epochs": self.epochs}
+        return TRAIN | {"epochs": self.epochs, "lr0": self.lr0}
 
 
 RECIPES = {
     # Small images and people who fill them: a mosaic would halve everybody, and there is little time to learn.
-    "synth": Recipe("synth", 12, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}),
-    "lspet": Recipe("lspet", 20, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}, pretrained="ultralytics/start-0"),
+    "synth": Recipe("synth", 12, 0.004, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}),
+    "lspet": Recipe(
+        "lspet", 20, 0.001, {"mosaic": 0.0, "scale": 0.25, "close_mosaic": 0}, pretrained="ultralytics/start-0"
+    ),
 }
-START = Recipe("start", 12, RECIPES["synth"].augment)
+START = Recipe("start", 12, 0.004, RECIPES["synth"].augment)
 """Weights for lspet to begin with: with 17 keypoints the head has other shapes and could not be taken over."""
 
 LSP_NAMES = (
