@@ -1,9 +1,9 @@
 """`raypose val` against `yolo pose val` on a CPU: the same weights, the same drawn images at 640 px, both as commands.
 
-Part of `evaluate.py`. Images are square, so that both contestants see 640 x 640 pixels and nothing else: with other
-images Ultralytics pads its rectangles further than raypose does. Ultralytics runs without plots and with its labels
-cached. Each command runs on a small set and on a large one, which holds the small one and more; what the large one
-takes longer, for so many images more, is the throughput in the long run. Contestants alternate, medians count.
+Part of `evaluate.py`. Images are padded to a square, so that both contestants see 640 x 640 pixels and nothing else:
+with other images Ultralytics pads its rectangles further than raypose does. Ultralytics runs without plots and with its
+labels cached. Each command runs on a small set and on a large one, which holds the small one and more; what the large
+one takes longer, for so many images more, is the throughput in the long run. Contestants alternate, medians count.
 
 Seconds of all cores together are counted, too: on a busy machine they say more than the clock, but not who leaves cores
 idle.
@@ -18,16 +18,21 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from raypose.data.build import build_shard_set
 from raypose.data.exporters.yolo import export_yolo
 from raypose.data.importers import source_of
 from raypose.data.shard_set import ShardSet
 from raypose.data.synth import synthesize
-from raypose.structures import COCO_PERSON
+from raypose.structures import COCO_PERSON, Sample
+from raypose.vision.decode import decode_rgb
+from raypose.vision.draw import encode_jpeg
+from raypose.vision.geometry import PAD_VALUE
 
 IMGSZ = 640
 _BIN = Path(sys.executable).parent
@@ -95,9 +100,19 @@ def _arguments(name: str, folder: Path, work: Path) -> list[str]:
 def _draw(folder: Path, count: int, *, seed: int, size_px: int = IMGSZ) -> Path:
     """The same people as a shard set and as a YOLO folder."""
     if not (folder / "yolo" / "data.yaml").exists():
-        build_shard_set(source_of(synthesize(count, seed, size_px), COCO_PERSON, ("person",)), str(folder / "shards"))
+        samples = map(_squared, synthesize(count, seed, size_px))
+        build_shard_set(source_of(samples, COCO_PERSON, ("person",)), str(folder / "shards"))
         export_yolo(ShardSet.open(str(folder / "shards")), str(folder / "yolo"))
     return folder
+
+
+def _squared(sample: Sample) -> Sample:
+    """Grey below and to the right, where it moves no label."""
+    image = decode_rgb(sample.image, sample.id)
+    side = max(sample.width, sample.height)
+    canvas = np.full((side, side, 3), PAD_VALUE, np.uint8)
+    canvas[: sample.height, : sample.width] = image
+    return replace(sample, image=encode_jpeg(canvas), width=side, height=side)
 
 
 def _train(work: Path) -> Path:
