@@ -258,7 +258,7 @@ RUNS = {
 }
 
 MODELS = {
-    "data of another skeleton": failed("val {model} --data val", "predicts 3 keypoints, val has 17"),
+    "data of another skeleton": failed("val {model} --data val", "predicts 3 keypoints", "val has 17"),
     "model that is not there": failed("val nowhere", "nowhere: no such run, checkpoint"),
     "predictions without annotations": usage("val --predictions coco.json", "--annotations go together"),
     "results that are no list": data(
