@@ -171,6 +171,7 @@ def test_the_fit_is_described_by_ap_and_training_loss(ap: list[float], loss: lis
     [
         (0.9, 0.5, "44% of it does not carry over"),
         (0.2, 0.2, "underfits"),
+        (0.03, 0.01, "underfits"),
         (0.8, 0.78, "carries over"),
         (0.0, 0.0, "underfits"),
     ],

@@ -10,6 +10,8 @@ _OVERFIT_DROP = 0.01
 """AP lost since the best epoch from which a run with falling training loss is called overfitted."""
 _LOST = 0.15
 """Share of the training images' AP that validation lacks, from which the model has learned its images by heart."""
+_HARDLY = 0.1
+"""AP on training images below which a model has not learned enough for anything to carry over."""
 _POOR = 0.5
 """AP on training images below which a model that does no worse elsewhere has not learned enough."""
 
@@ -39,7 +41,7 @@ def describe_gap(trained: Mapping[str, float], unseen: Mapping[str, float]) -> s
     if not (math.isfinite(known) and math.isfinite(new)):
         return ""
     both = f"Pose AP is {known:.3f} on training images and {new:.3f} on validation images"
-    if known - new > _LOST * known and known - new > _OVERFIT_DROP:
+    if known >= _HARDLY and known - new > _LOST * known:
         return f"{both}: {1 - new / known:.0%} of it does not carry over. More data or augmentation may help."
     if known < _POOR:
         return f"{both}: low on both. The model underfits; a larger one, larger images or more epochs may help."

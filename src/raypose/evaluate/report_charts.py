@@ -49,7 +49,7 @@ def course_charts(
         for tone, (key, name) in enumerate(_VALIDATION_CURVES, start=1)
         if any(key in row for row in epochs)
     ]
-    if scores:
+    if scores and len(epochs) > 1:
         charts.append(("Validation by epoch", _by_epoch(scores, "AP", top=1.0, mark=_best_epoch(epochs))))
     if trained is not None:
         bars = [

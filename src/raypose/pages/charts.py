@@ -67,12 +67,9 @@ def line_chart(
         parts.append(svg.text(x, svg.HEIGHT - svg.BOTTOM + 16, svg.tick_label(tick, x_ticks), "middle"))
     parts.append(svg.text((svg.LEFT + svg.WIDTH - svg.RIGHT) / 2, svg.HEIGHT - 6, x_label, "middle", "axis"))
     parts.append(svg.turned_text(11, (svg.TOP + svg.HEIGHT - svg.BOTTOM) / 2, y_label))
-    if mark is not None and math.isfinite(mark[0]):
-        x, _ = place(mark[0], y_low)
-        near_right = x > svg.WIDTH * 0.7
-        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{svg.TOP}" y2="{svg.HEIGHT - svg.BOTTOM}"/>')
-        parts.append(svg.text(x + (-5 if near_right else 5), svg.TOP + 10, mark[1], "end" if near_right else "start"))
     parts.extend(_curve(line, [place(*point) for point in _points(line)]) for line in lines)
+    if mark is not None and math.isfinite(mark[0]):
+        parts += _mark(place(mark[0], y_low)[0], mark[1])
     label = f"{y_label} against {x_label}: {', '.join(line.name for line in lines)}"
     legend = [(line.name, line.tone, line.dashed) for line in lines] if len(lines) > 1 else []
     return svg.figure(svg.WIDTH, svg.HEIGHT, label, parts, legend)
@@ -114,6 +111,14 @@ def bar_chart(
             parts.append(svg.text(left + width + 4, y + thickness / 2 + 2.8, figure, "start", "value"))
     legend = [(group.name, group.tone, False) for group in bars]
     return svg.figure(svg.WIDTH, height, f"{x_label}: {', '.join(rows)}", parts, legend if len(bars) > 1 else [])
+
+
+def _mark(x: float, label: str) -> list[str]:
+    side, anchor = (-5, "end") if x > svg.WIDTH * 0.7 else (5, "start")
+    return [
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{svg.TOP}" y2="{svg.HEIGHT - svg.BOTTOM}"/>',
+        svg.text(x + side, svg.TOP + 10, label, anchor, "mark-label"),
+    ]
 
 
 def _points(line: Line) -> list[tuple[float, float]]:
