@@ -79,6 +79,11 @@ def _figures(
 ) -> dict[str, Any]:
     whole_s = {key: statistics.median(taken.clock_s for taken in all_taken) for key, all_taken in seconds.items()}
     cores_s = {key: statistics.median(taken.cores_s for taken in all_taken) for key, all_taken in seconds.items()}
+    for name in names:
+        if whole_s[name, large] <= whole_s[name, small]:
+            raise RuntimeError(
+                f"{name}: {large} images took no longer than {small}; the machine is too busy to measure"
+            )
     per_s = {name: (large - small) / (whole_s[name, large] - whole_s[name, small]) for name in names}
     more_cores_s = {name: cores_s[name, large] - cores_s[name, small] for name in names}
     return {
