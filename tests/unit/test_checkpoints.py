@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from raypose.checkpoint import (
 from raypose.config import dump_config, load_config
 from raypose.errors import CheckpointError
 from raypose.storage import open_store
+from raypose.storage.base import StoredObject
+from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON, Skeleton
 
 IDENTITY = RunIdentity("yolo11n-pose", COCO_PERSON, ("person",), 160, "recipe", "data")
@@ -60,6 +63,25 @@ def test_a_checkpoint_without_its_state_file_does_not_exist(tmp_path: Path) -> N
     store.save(snapshot(2), write_model)
     (tmp_path / "checkpoints/step-00000002/state.json").unlink()
     assert [entry.step for entry in store.saved()] == [1]
+
+
+class Retiring(LocalStore):
+    """The oldest checkpoint goes as soon as it has been listed, as when a run that is watched goes on."""
+
+    def child(self, prefix: str) -> Retiring:
+        return Retiring(self.root / prefix)
+
+    def list(self, prefix: str = "") -> Iterator[StoredObject]:
+        entries = sorted(super().list(prefix), key=lambda entry: entry.key)
+        if len(entries) > 3:
+            self.delete([entry.key for entry in entries[:3]])
+        yield from entries
+
+
+def test_a_checkpoint_that_is_retired_while_it_is_looked_at_does_not_exist(tmp_path: Path) -> None:
+    for step in (1, 2):
+        CheckpointStore(open_store(str(tmp_path))).save(snapshot(step), write_model)
+    assert [entry.step for entry in CheckpointStore(Retiring(tmp_path)).saved()] == [2]
 
 
 def test_a_damaged_checkpoint_is_passed_over_with_a_warning_that_names_it(tmp_path: Path) -> None:

@@ -82,9 +82,15 @@ class CheckpointStore:
         found = []
         for entry in self._store.list():
             name, _, file = entry.key.partition("/")
-            if file == STATE:
+            if file != STATE:
+                continue
+            try:
                 state = _read_state(self._store.child(name))
-                found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
+            except StorageError:
+                if self._store.exists(entry.key):
+                    raise
+                continue  # retired since it was listed, by the training that goes on there
+            found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
         return sorted(found, key=lambda saved: saved.step)
 
     def identity(self, saved: SavedCheckpoint) -> RunIdentity:
