@@ -381,6 +381,17 @@ def test_a_full_disk_is_one_clear_line_and_leaves_nothing_half_written(
         assert find_damage(cache.folder / "shards" / shard.sha256, shard) is None
 
 
+def test_a_disk_that_has_no_room_for_a_lock_is_a_full_disk(
+    tiny_disk: Path, manifest: Manifest, remote: RemoteStore
+) -> None:
+    cache = NodeCache(tiny_disk / "cache", 1 << 30)
+    with pytest.raises(OSError, match="No space left"), (tiny_disk / "others").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(1024))
+    with pytest.raises(StorageError, match=r"^\S+/cache: the disk of the node cache is full: .*data\.cache_dir"):
+        open_and_close(cache, manifest.shards[0], remote)
+
+
 def test_a_limit_on_file_sizes_is_a_full_disk(cache: NodeCache, manifest: Manifest, remote: RemoteStore) -> None:
     receiver, sender = SPAWN.Pipe(duplex=False)
     process = SPAWN.Process(target=_open_under_limit, args=(cache, manifest.shards[0], remote, sender))

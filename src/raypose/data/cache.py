@@ -183,7 +183,7 @@ class NodeCache:
                 store.download(shard.name, path)
             except StorageError as error:
                 if _is_full_disk(error):
-                    raise self._full_disk(shard) from error
+                    raise self._full_disk(f"{shard.name} needs {shard.size_bytes:,} bytes") from error
                 raise
             damage = find_damage(path, shard)
             if damage is None:
@@ -261,11 +261,11 @@ class NodeCache:
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 
-    def _full_disk(self, shard: ShardInfo) -> StorageError:
+    def _full_disk(self, need: str) -> StorageError:
+        place = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
         return StorageError(
-            f"{self.folder}: the disk of the node cache is full: {shard.name} needs {shard.size_bytes:,} bytes,"
-            f" {shutil.disk_usage(self.folder).free:,} are free; free some, lower data.cache_bytes"
-            f" ({self.capacity_bytes:,}) or set data.cache_dir to another disk"
+            f"{self.folder}: the disk of the node cache is full: {need}, {shutil.disk_usage(place).free:,} are free;"
+            f" free some, lower data.cache_bytes ({self.capacity_bytes:,}) or set data.cache_dir to another disk"
         )
 
     @contextlib.contextmanager
@@ -273,6 +273,8 @@ class NodeCache:
         try:
             yield
         except OSError as error:
+            if _is_full_disk(error):
+                raise self._full_disk("its locks need a few bytes") from error
             culprit = f" ({error.filename})" if error.filename else ""
             raise StorageError(
                 f"{self.folder}: cannot use the node cache: {error.strerror or error}{culprit};"
