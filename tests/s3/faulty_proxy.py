@@ -36,7 +36,7 @@ class Request:
 
 Choice = Callable[[Request], Fault | None]
 
-PAUSE_S = 0.2
+PAUSE_S = 0.1
 """Before a slow answer, and again in the middle of it."""
 _REFUSALS = ((500, "InternalError"), (502, ""), (503, "SlowDown"), (504, ""))
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "expect"}

@@ -22,7 +22,7 @@ from raypose.telemetry import Event, RunStarted, StepsDone
 
 pytestmark = pytest.mark.ray
 
-DOWN_S = 3.0
+DOWN_S = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +38,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run_of(data: str, val: str, storage: str, *overrides: str) -> RunConfig:
     return tiny_run(
         Path("unused"), Path("unused"), f"data.train={data}", f"data.val={val}", f"storage={storage}", *overrides,
-        "scaling.workers=2", "scaling.cpus_per_worker=1", "train.epochs=3", "checkpoint.every_steps=3",
-        "telemetry.log_every_steps=1", "telemetry.tensorboard=false", "val.every_epochs=3", "val.pictures=0",
+        "scaling.workers=2", "scaling.cpus_per_worker=1", "checkpoint.every_steps=3",
+        "telemetry.log_every_steps=1", "telemetry.tensorboard=false", "val.every_epochs=2", "val.pictures=0",
     )  # fmt: skip
 
 
@@ -67,11 +67,11 @@ def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_m
     def disturb(event: Event) -> None:
         events.append(event)
         step = event.step if isinstance(event, StepsDone) else -1
-        if step == 5 and len(actions) == 0:
+        if step == 4 and len(actions) == 0:
             server.kill()
             actions.append(threading.Timer(DOWN_S, server.revive))
             actions[-1].start()
-        if step == 9 and len(actions) == 1:
+        if step == 7 and len(actions) == 1:
             actions.append(threading.Thread(target=lambda: killed.append(kill_who_downloads(cache, psutil.Process()))))
             actions[-1].start()
 
@@ -84,6 +84,6 @@ def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_m
     assert [isinstance(event, RunStarted) for event in events].count(True) == 2
     assert all(proxy.injected[fault] > 10 for fault in (Fault.REFUSED, Fault.SLOW, Fault.CUT))
     found, undisturbed = newest(summary["folder"]), newest(expected["folder"])
-    assert found.progress.step == undisturbed.progress.step == 18
+    assert found.progress.step == undisturbed.progress.step == 12
     different = [name for name, tensor in undisturbed.tensors.items() if not torch.equal(found.tensors[name], tensor)]
     assert different == []
