@@ -15,8 +15,18 @@ import numpy as np
 
 from raypose.config.schema import AugmentConfig
 from raypose.structures import ImageArray
-from raypose.vision.canvas import Axes, Canvas, Labelled, Matrix, Tile, draw_aligned, draw_warped
+from raypose.vision.canvas import Axes, Canvas, Labelled, Matrix, Patch, Tile, align, draw_aligned, draw_warped
 from raypose.vision.targets import Layout
+
+
+class Design(NamedTuple):
+    """A training image before its pixels move: everything that is random about it is decided."""
+
+    canvas: Canvas
+    patches: tuple[Patch | None, ...] | None
+    """Where the tiles show in an output that keeps axes; None where `layout.to_output` is a matrix."""
+    colour_table: ImageArray | None
+    layout: Layout
 
 
 def draw_training_image(
@@ -31,20 +41,29 @@ def draw_training_image(
 
     What its people become is for `targets_of` to say.
     """
+    design = design_training_image(primary, partners, options, imgsz=imgsz, rng=rng)
+    return _draw(design, imgsz), design.layout
+
+
+def design_training_image(
+    primary: Labelled,
+    partners: Sequence[Labelled],
+    options: AugmentConfig,
+    *,
+    imgsz: int,
+    rng: np.random.Generator,
+) -> Design:
+    """Decide about a training image. Of its sources' pixels only their number counts."""
     canvas = _mosaic(primary, partners, imgsz, rng) if partners else _single(primary, imgsz)
     warp = _random_warp(options, imgsz, rng)
-    to_output: Matrix | tuple[Axes, ...]
+    patches: tuple[Patch | None, ...] | None = None
+    to_output: Matrix | tuple[Axes, ...] = warp.matrix(canvas)
     if warp.keeps_axes:
-        image, to_output = draw_aligned(canvas, warp.axes(canvas), imgsz)
-    else:
-        to_output = warp.matrix(canvas)
-        image = draw_warped(canvas, to_output, imgsz)
-    scale_colours(image, options, rng)
+        upright = warp.axes(canvas)
+        patches = align(canvas, upright, imgsz)
+        to_output = tuple(patch.to_output if patch else upright for patch in patches)
+    table = colour_table(options, rng)
     upside_down, mirrored = rng.random() < options.flipud, rng.random() < options.fliplr
-    if upside_down or mirrored:
-        around_both, around_x, around_y = -1, 0, 1
-        way = around_both if upside_down and mirrored else around_x if upside_down else around_y
-        image = cast(ImageArray, cv2.flip(image, way))
     layout = Layout(
         tuple(tile.source.people for tile in canvas.tiles),
         tuple(tile.to_canvas for tile in canvas.tiles),
@@ -55,17 +74,36 @@ def draw_training_image(
         mirrored,
         upside_down,
     )
-    return image, layout
+    return Design(canvas, patches, table, layout)
+
+
+def _draw(design: Design, imgsz: int) -> ImageArray:
+    canvas, patches, table, layout = design
+    if patches is None:
+        image = draw_warped(canvas, cast(Matrix, layout.to_output), imgsz)
+    else:
+        image = draw_aligned(canvas, patches, imgsz)
+    _recolour(image, table)
+    if layout.upside_down or layout.mirrored:
+        around_both, around_x, around_y = -1, 0, 1
+        both = layout.upside_down and layout.mirrored
+        image = cast(ImageArray, cv2.flip(image, around_both if both else around_x if layout.upside_down else around_y))
+    return image
 
 
 def scale_colours(image: ImageArray, options: AugmentConfig, rng: np.random.Generator) -> None:
     """Turn the hue and scale saturation and value by random gains, in place."""
+    _recolour(image, colour_table(options, rng))
+
+
+def colour_table(options: AugmentConfig, rng: np.random.Generator) -> ImageArray | None:
+    """What random gains make of OpenCV's 8-bit hue, saturation and value: (256, 3); None where they do nothing."""
     draws = rng.uniform(-1, 1, 3)  # drawn in any case: what follows must not depend on the gains
     if not (options.hsv_h or options.hsv_s or options.hsv_v):
-        return
+        return None
     hue, saturation, value = draws * (options.hsv_h, options.hsv_s, options.hsv_v)
     levels = np.arange(256, dtype=np.float64)
-    table = np.stack(
+    return np.stack(
         [
             (levels + 180 * hue) % 180,  # OpenCV's 8-bit hue has 180 steps
             np.clip(levels * (1 + saturation), 0, 255),
@@ -73,6 +111,11 @@ def scale_colours(image: ImageArray, options: AugmentConfig, rng: np.random.Gene
         ],
         axis=-1,
     ).astype(np.uint8)
+
+
+def _recolour(image: ImageArray, table: ImageArray | None) -> None:
+    if table is None:
+        return
     hsv = cv2.cvtColor(image, cv2.COLOR_RGB2HSV)
     cv2.LUT(hsv, table[None], dst=hsv)
     cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB, dst=image)

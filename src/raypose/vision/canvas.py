@@ -24,13 +24,19 @@ Matrix = NDArray[np.float64]
 class Labelled:
     """A decoded image and its people, whose coordinates refer to width x height pixels.
 
-    `image` (HW3 RGB) may be smaller than that: large images are decoded at a fraction of their size.
+    `image` (HW3 RGB) may be smaller than that: large images are decoded at a fraction of their size. Where it is still
+    to be decoded, on a GPU, `yet_to_decode` stands for it.
     """
 
     image: ImageArray
     people: People
     width: int
     height: int
+
+
+def yet_to_decode(width: int, height: int) -> ImageArray:
+    """The shape of an image that has no pixels yet; it takes no memory either."""
+    return np.broadcast_to(np.uint8(PAD_VALUE), (height, width, 3))
 
 
 class Axes(NamedTuple):
@@ -80,27 +86,7 @@ def draw_warped(canvas: Canvas, to_output: Matrix, imgsz: int) -> ImageArray:
     return cast(ImageArray, warped)
 
 
-def draw_aligned(canvas: Canvas, to_output: Axes, imgsz: int) -> tuple[ImageArray, tuple[Axes, ...]]:
-    """Resize what is visible of each tile into place.
-
-    A resize ends on whole pixels, which moves a tile by up to half a pixel; so each tile has its own map.
-    """
-    output = _grey(imgsz, imgsz)
-    scale_x, scale_y, offset_x, offset_y = to_output
-    tile_to_output = []
-    for tile in canvas.tiles:
-        high, wide = tile.source.image.shape[:2]
-        x = _snap(tile.left, tile.width, wide, canvas_size=canvas.width, scale=scale_x, offset=offset_x, imgsz=imgsz)
-        y = _snap(tile.top, tile.height, high, canvas_size=canvas.height, scale=scale_y, offset=offset_y, imgsz=imgsz)
-        if x is None or y is None:
-            tile_to_output.append(to_output)
-            continue
-        _paste(tile.source.image[y.first : y.last, x.first : x.last], output, x.start, y.start, x.end, y.end)
-        tile_to_output.append(Axes(x.scale, y.scale, x.offset, y.offset))
-    return output, tuple(tile_to_output)
-
-
-class _Span(NamedTuple):
+class Span(NamedTuple):
     """Along one axis: image pixels first..last fill output pixels start..end; output = scale * canvas + offset."""
 
     first: int
@@ -111,9 +97,46 @@ class _Span(NamedTuple):
     offset: float
 
 
+class Patch(NamedTuple):
+    """What is visible of a tile in an output that keeps axes."""
+
+    x: Span
+    y: Span
+
+    @property
+    def to_output(self) -> Axes:
+        """From the canvas, where this tile covers it."""
+        return Axes(self.x.scale, self.y.scale, self.x.offset, self.y.offset)
+
+
+def align(canvas: Canvas, to_output: Axes, imgsz: int) -> tuple[Patch | None, ...]:
+    """Where each tile shows in the output; None where nothing of it does.
+
+    A resize ends on whole pixels, which moves a tile by up to half a pixel; so each tile has its own map.
+    """
+    scale_x, scale_y, offset_x, offset_y = to_output
+    patches = []
+    for tile in canvas.tiles:
+        high, wide = tile.source.image.shape[:2]
+        x = _snap(tile.left, tile.width, wide, canvas_size=canvas.width, scale=scale_x, offset=offset_x, imgsz=imgsz)
+        y = _snap(tile.top, tile.height, high, canvas_size=canvas.height, scale=scale_y, offset=offset_y, imgsz=imgsz)
+        patches.append(None if x is None or y is None else Patch(x, y))
+    return tuple(patches)
+
+
+def draw_aligned(canvas: Canvas, patches: tuple[Patch | None, ...], imgsz: int) -> ImageArray:
+    """Resize what is visible of each tile into place."""
+    output = _grey(imgsz, imgsz)
+    for tile, patch in zip(canvas.tiles, patches, strict=True):
+        if patch is not None:
+            x, y = patch
+            _paste(tile.source.image[y.first : y.last, x.first : x.last], output, x.start, y.start, x.end, y.end)
+    return output
+
+
 def _snap(
     tile_start: int, tile_size: int, pixels: int, *, canvas_size: int, scale: float, offset: float, imgsz: int
-) -> _Span | None:
+) -> Span | None:
     """The span of a tile that shows in the output, on whole pixels at both ends; None if nothing shows."""
     low = max(tile_start, 0, -offset / scale)
     high = min(tile_start + tile_size, canvas_size, (imgsz - offset) / scale)
@@ -127,7 +150,7 @@ def _snap(
     if start >= end:
         return None
     snapped = (end - start) / (canvas_last - canvas_first)
-    return _Span(first, last, start, end, snapped, start - snapped * canvas_first)
+    return Span(first, last, start, end, snapped, start - snapped * canvas_first)
 
 
 def _paste(image: ImageArray, output: ImageArray, left: int, top: int, right: int, bottom: int) -> None:
