@@ -23,7 +23,10 @@ STARTED = RunStarted(
 
 
 def steps(step: int) -> StepsDone:
-    return StepsDone(step, step / 4, {"box_loss": 1.5, "pose_loss": 2.5}, (0.1, 0.2, 0.3), 9.0, 50.0, 0.1, 10**9)
+    return StepsDone(
+        step, step / 4, {"box_loss": 1.5, "pose_loss": 2.5}, (0.1, 0.2, 0.3), 9.0, 50.0, 10**9,
+        samples=32, images_read=128, step_seconds=(0.4, 0.6), data_wait_seconds=0.1, sync_seconds=0.2,
+    )  # fmt: skip
 
 
 def epoch(number: int, step: int, ap: float = 0.25) -> EpochValidated:
@@ -76,6 +79,8 @@ def test_without_a_terminal_a_run_is_plain_lines_with_the_figures() -> None:
     lines = text.getvalue().splitlines()
     assert any("yolo11n-pose" in line and "2.90 M" in line for line in lines)
     assert any(line.startswith("epoch 0.50  step 2/8  50.0 images/s") for line in lines)
+    assert any("compute 70%  data 10%  sync 20%  checkpoints 0%" in line for line in lines)
+    assert any("  left 0:00:0" in line for line in lines)
     assert any("pose_ap 0.250" in line for line in lines)
     assert "note: checkpoint [damaged]" in lines
     assert "\x1b" not in text.getvalue()

@@ -56,6 +56,7 @@ class _Loop:
         self._gradient_norm: torch.Tensor | None = None
         self._loader = parts.loader(parts.progress.step)
         self._bad_images_counted = 0
+        self._images_read_counted = 0
 
     def train(self, progress: TrainProgress) -> TrainProgress:
         parts = self._parts
@@ -123,8 +124,12 @@ class _Loop:
             learning_rates=self._learning_rates(),
             gradient_norm=None if self._gradient_norm is None else float(self._gradient_norm),
             images_per_second=reading.images_per_second,
-            data_wait_fraction=reading.data_wait_fraction,
             memory_bytes=peak_memory_bytes(parts.world.device),
+            samples=len(reading.step_seconds) * parts.config.train.batch,
+            images_read=self._new_images_read(),
+            step_seconds=reading.step_seconds,
+            data_wait_seconds=reading.wait_seconds,
+            sync_seconds=reading.sync_seconds,
         )
 
     def _validate(self, progress: TrainProgress, epoch: int) -> _Validated:
@@ -198,8 +203,16 @@ class _Loop:
             best_metric=config.best_metric,
         )
         parts.checkpoints.delete(doomed)
-        self._report(CheckpointSaved(progress.step, parts.checkpoints.place(saved), time.monotonic() - start, is_best))
+        seconds = time.monotonic() - start
+        self._report(
+            CheckpointSaved(progress.step, parts.checkpoints.place(saved), seconds, is_best, seconds, bad_samples)
+        )
         return progress
+
+    def _new_images_read(self) -> int:
+        """Images that this worker has decoded since the last call."""
+        before, self._images_read_counted = self._images_read_counted, self._loader.images_read
+        return self._images_read_counted - before
 
     def _new_bad_images(self) -> int:
         """Images that failed to decode since the last call, on all workers."""

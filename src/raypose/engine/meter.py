@@ -22,7 +22,9 @@ class Reading:
     losses: dict[str, float]
     seconds: float
     images_per_second: float
-    data_wait_fraction: float
+    step_seconds: tuple[float, ...]
+    wait_seconds: float
+    sync_seconds: float
 
 
 class _Window:
@@ -33,6 +35,7 @@ class _Window:
         self.steps = 0
         self.seconds = 0.0
         self.wait_seconds = 0.0
+        self.sync_seconds = 0.0
 
 
 class Meter:
@@ -45,6 +48,7 @@ class Meter:
         self._lanes = lanes
         self._line = self._new_window()
         self._epoch = self._new_window()
+        self._step_seconds: list[float] = []
         self._wait_seconds = 0.0
         self._last = time.monotonic()
 
@@ -59,11 +63,13 @@ class Meter:
         """One more step is done; returns the seconds it took, waiting included."""
         now = time.monotonic()
         seconds, self._last = now - self._last, now
+        self._step_seconds.append(seconds)
         for window in (self._line, self._epoch):
             window.losses += result.losses
             window.steps += 1
             window.seconds += seconds
             window.wait_seconds += self._wait_seconds
+            window.sync_seconds += result.sync_seconds
         self._wait_seconds = 0.0
         return seconds
 
@@ -74,7 +80,8 @@ class Meter:
     def read_line(self, step: int) -> Reading:
         """What the steps since the last line did. All workers call it after the same step."""
         window, self._line = self._line, self._new_window()
-        return self._read(window, step)
+        step_seconds, self._step_seconds = tuple(self._step_seconds), []
+        return self._read(window, step, step_seconds)
 
     def read_epoch(self, step: int) -> Reading:
         """What the steps since the last epoch did. All workers call it after the same step."""
@@ -88,7 +95,7 @@ class Meter:
     def _new_window(self) -> _Window:
         return _Window(len(self._names), self._world.device)
 
-    def _read(self, window: _Window, step: int) -> Reading:
+    def _read(self, window: _Window, step: int, step_seconds: tuple[float, ...] = ()) -> Reading:
         # Each worker has the sum over its own virtual workers; a loss is the mean over all of them.
         means = self._world.add_up(window.losses.clone()) / (self._lanes * max(window.steps, 1))
         losses = dict(zip(self._names, means.tolist(), strict=True))
@@ -102,7 +109,9 @@ class Meter:
             losses=losses,
             seconds=window.seconds,
             images_per_second=window.steps * self._batch / max(window.seconds, 1e-9),
-            data_wait_fraction=min(1.0, window.wait_seconds / max(window.seconds, 1e-9)),
+            step_seconds=step_seconds,
+            wait_seconds=window.wait_seconds,
+            sync_seconds=window.sync_seconds,
         )
 
 

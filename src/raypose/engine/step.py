@@ -19,6 +19,7 @@ from raypose.engine.average import WeightAverage
 from raypose.engine.batchnorm import VirtualBatchNorm
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import Schedule
+from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
 from raypose.model import compute_loss, targets_from_batch
 from raypose.structures import Batch
@@ -32,6 +33,8 @@ class StepResult:
     """Loss terms, summed over this worker's micro-batches."""
     gradient_norm: torch.Tensor | None
     """Before clipping; None where gradients only added up."""
+    sync_seconds: float = 0.0
+    """How long this worker waited for the gradients of the others, as far as a CPU can tell."""
 
 
 class TrainStep:
@@ -61,6 +64,7 @@ class TrainStep:
         self._train = train
         self._world = world
         self._statistics = VirtualBatchNorm(model, lanes, world)
+        self._sync_clock = SyncClock(model, world)
         self._parallel = _data_parallel(model, world)
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -79,9 +83,10 @@ class TrainStep:
                 torch.autograd.backward(loss * self._world.size)
             losses.append(terms)
             self._statistics.after_micro_batch()
+        sync_seconds = self._sync_clock.seconds_since_own()
         self._statistics.end_step()
         norm = self._update(updates + 1) if self.schedule.updates_at(step) else None
-        return StepResult(torch.stack(losses).sum(dim=0), norm)
+        return StepResult(torch.stack(losses).sum(dim=0), norm, sync_seconds)
 
     def _update(self, number: int) -> torch.Tensor:
         norm = nn.utils.clip_grad_norm_(self._trainable, self._train.clip_norm)

@@ -21,6 +21,7 @@ from raypose.launch.cluster import ray_cluster
 from raypose.launch.preflight import check_run
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
+from raypose.telemetry.listeners import reporting
 
 _POLL_S = 0.3
 
@@ -34,10 +35,11 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
-    if not resume:
-        store.write("config.yaml", dump_config(config).encode())
-    with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
-        _fit(config, store, report, records)
+    with reporting(config, report) as tell:
+        if not resume:
+            store.write("config.yaml", dump_config(config).encode())
+        with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
+            _fit(config, store, tell, records)
     return dict(json.loads(store.read("summary.json")))
 
 
@@ -47,6 +49,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
     from ray.train import RunConfig as RayRunConfig
     from ray.train.torch import TorchTrainer
 
+    from raypose.launch.failures import TellFailures
     from raypose.launch.monitor import RunMonitor
     from raypose.launch.worker import train_function
 
@@ -66,6 +69,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
             # marker of its own, needs no place that all nodes see, and no second way to reach a bucket.
             storage_path=records,
             failure_config=FailureConfig(max_failures=config.scaling.max_failures),
+            callbacks=[TellFailures(monitor)],
         ),
     )
     failure = _watch(trainer.fit, monitor, report)

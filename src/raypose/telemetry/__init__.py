@@ -9,6 +9,7 @@ from raypose.telemetry.events import (
     RunFinished,
     RunStarted,
     StepsDone,
+    WorkersFailed,
     fan_out,
 )
 
@@ -21,5 +22,6 @@ __all__ = [
     "RunFinished",
     "RunStarted",
     "StepsDone",
+    "WorkersFailed",
     "fan_out",
 ]

@@ -41,10 +41,28 @@ class StepsDone:
     gradient_norm: float | None
     """Of the last optimizer update, before clipping. None before the first."""
     images_per_second: float
-    data_wait_fraction: float
-    """Share of the time that training waited for its next batch."""
     memory_bytes: int
     """Peak of the leader: CUDA memory on a GPU, resident memory on a CPU."""
+    samples: int
+    """Training images of these steps, of all workers."""
+    images_read: int
+    """Images that the leader decoded for them."""
+    step_seconds: tuple[float, ...]
+    """Of each step, waiting included; pauses for validation and checkpoints are not."""
+    data_wait_seconds: float
+    """How long training waited for its next batch in these steps."""
+    sync_seconds: float
+    """How long the leader, its own gradients done, waited for the sum over all workers."""
+
+    @property
+    def data_wait_fraction(self) -> float:
+        """Share of the time that training waited for its next batch."""
+        return self.data_wait_seconds / max(sum(self.step_seconds), 1e-9)
+
+    @property
+    def sync_fraction(self) -> float:
+        """Share of the time that training waited for other workers."""
+        return self.sync_seconds / max(sum(self.step_seconds), 1e-9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +89,20 @@ class CheckpointSaved:
     place: str
     seconds: float
     is_best: bool
+    blocked_seconds: float = 0.0
+    """How long training stood still for it."""
+    bad_images: int = 0
+    """Images of the run so far that did not decode."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkersFailed:
+    """At least one worker is gone. Unless the run is over, all start again from the last checkpoint."""
+
+    cause: str
+    """A word for statistics, such as `worker_lost`."""
+    detail: str
+    """What happened, in one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +119,7 @@ class RunFinished:
     summary: Mapping[str, Any]
 
 
-Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | Notice | RunFinished
+Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | WorkersFailed | Notice | RunFinished
 Reporter = Callable[[Event], None]
 
 

@@ -70,6 +70,7 @@ class Logbook:
                 "gradient_norm": event.gradient_norm,
                 "images_per_second": event.images_per_second,
                 "data_wait_fraction": event.data_wait_fraction,
+                "sync_fraction": event.sync_fraction,
                 "memory_bytes": event.memory_bytes,
             }
         )
