@@ -2,7 +2,14 @@
 
 from raypose.checkpoint.locate import config_of_run, local_model, locate_model, run_of
 from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
-from raypose.checkpoint.store import CheckpointStore, SavedCheckpoint, best_first, best_of, select_expired
+from raypose.checkpoint.store import (
+    CheckpointStore,
+    SavedCheckpoint,
+    best_first,
+    best_of,
+    checkpoint_name,
+    select_expired,
+)
 
 __all__ = [
     "CheckpointStore",
@@ -12,6 +19,7 @@ __all__ = [
     "TrainProgress",
     "best_first",
     "best_of",
+    "checkpoint_name",
     "config_of_run",
     "local_model",
     "locate_model",

@@ -47,15 +47,22 @@ class CheckpointStore:
     """The checkpoints of one run, `step-00000128` and so on, below `checkpoints/` of the run's store."""
 
     def __init__(self, run_store: ObjectStore) -> None:
+        self._run = run_store
         self._store = run_store.child("checkpoints")
 
     def place(self, saved: SavedCheckpoint) -> str:
         """Where a checkpoint lies, as a user would type it."""
         return self._store.place(saved.name)
 
-    def save(self, snapshot: Snapshot, write_model: Callable[[Path], None]) -> SavedCheckpoint:
-        """Store a snapshot; `write_model` writes its `model.pt`. `state.json` goes last and makes it count."""
-        saved = SavedCheckpoint(f"step-{snapshot.progress.step:08d}", snapshot.progress.step, dict(snapshot.metrics))
+    def save(
+        self, snapshot: Snapshot, write_model: Callable[[Path], None], *, weights: Sequence[str] = ()
+    ) -> SavedCheckpoint:
+        """Store a snapshot; `write_model` writes its `model.pt`. `state.json` goes last and makes it count.
+
+        Then `model.pt` also goes to the keys `weights` of the run, where users look for it.
+        """
+        step = snapshot.progress.step
+        saved = SavedCheckpoint(checkpoint_name(step), step, dict(snapshot.metrics))
         with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
             tensors, model = Path(folder, TENSORS), Path(folder, MODEL)
             safetensors.torch.save_file(
@@ -75,6 +82,8 @@ class CheckpointStore:
             for path in (tensors, model):
                 self._store.upload(path, f"{saved.name}/{path.name}")
             self._store.write(f"{saved.name}/{STATE}", json.dumps(state, indent=1).encode())
+            for key in weights:
+                self._run.upload(model, key)
         return saved
 
     def saved(self) -> list[SavedCheckpoint]:
@@ -166,6 +175,11 @@ def _read_state(checkpoint: ObjectStore) -> _State:
         raise CheckpointError(
             f"{where}: not the state of a checkpoint: {error!r}; delete its folder to go back to the one before"
         ) from error
+
+
+def checkpoint_name(step: int) -> str:
+    """The folder of the checkpoint after `step` batches."""
+    return f"step-{step:08d}"
 
 
 def select_expired(

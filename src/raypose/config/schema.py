@@ -183,6 +183,10 @@ class CheckpointConfig(_Section):
     every_epochs: Annotated[int, Field(ge=1)] = 1
     every_steps: Annotated[int, Field(ge=1)] | None = None
     """Also save after every so many optimizer batches within an epoch."""
+    every_minutes: Annotated[float, Field(gt=0.0)] | None = None
+    """Also save once so many minutes have passed since the last checkpoint, at the next line of the log."""
+    background: bool = True
+    """Write checkpoints while training goes on, from a copy in memory. Otherwise training waits until one is durable."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     keep_best: Annotated[int, Field(ge=0)] = 1
     best_metric: str = "pose_ap"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_of
 from raypose.engine.report import publish_report
@@ -22,7 +22,7 @@ SUMMARY_KEY = "summary.json"
 
 def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary | None:
     """Validate the best weights on all workers; on the leader, publish report, pictures and, last, the summary."""
-    best = parts.world.from_leader(best_of(parts.checkpoints.saved(), parts.config.checkpoint.best_metric))
+    best = _best(parts)
     load_average(parts.checkpoints.load(best.name), parts.average)
     if parts.world.is_leader:
         parts.checkpoints.copy_model(best, parts.store, "weights/best.pt")
@@ -53,6 +53,12 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
     parts.store.write(SUMMARY_KEY, json.dumps(summary, indent=1).encode())
     report(RunFinished(summary))
     return summary
+
+
+def _best(parts: Parts) -> SavedCheckpoint:
+    """What the leader, who waited for the last one to be durable, says is the best checkpoint."""
+    best = best_of(parts.checkpoints.saved(), parts.config.checkpoint.best_metric) if parts.world.is_leader else None
+    return cast("SavedCheckpoint", parts.world.from_leader(best))
 
 
 def _facts(parts: Parts, best: SavedCheckpoint) -> dict[str, str]:

@@ -7,20 +7,19 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
-from raypose.checkpoint import TrainProgress, best_first, select_expired
+from raypose.checkpoint import TrainProgress, best_first
 from raypose.engine.finish import Summary, finish
 from raypose.engine.meter import Meter, peak_memory_bytes
-from raypose.engine.restore import snapshot_of
+from raypose.engine.saving import Saver
 from raypose.engine.setup import Parts
 from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
 from raypose.errors import ConfigError, RunInterruptedError
-from raypose.model import loss_names, save_ultralytics, set_epoch
-from raypose.telemetry import CheckpointSaved, EpochValidated, Notice, Reporter, RunStarted, StepsDone
+from raypose.model import loss_names, set_epoch
+from raypose.telemetry import EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
 
 def run(parts: Parts, report: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Summary | None:
@@ -30,8 +29,8 @@ def run(parts: Parts, report: Reporter, should_stop: Callable[[], bool] = lambda
     `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError.
     """
     report(_run_started(parts))
-    loop = _Loop(parts, report, should_stop)
-    progress = loop.train(parts.progress)
+    with Saver(parts, report) as saver:
+        progress = _Loop(parts, report, should_stop, saver).train(parts.progress)
     return finish(parts, progress, report)
 
 
@@ -45,10 +44,11 @@ class _Validated:
 class _Loop:
     """What lives from one step to the next besides `Parts`: the meter and the clock."""
 
-    def __init__(self, parts: Parts, report: Reporter, should_stop: Callable[[], bool]) -> None:
+    def __init__(self, parts: Parts, report: Reporter, should_stop: Callable[[], bool], saver: Saver) -> None:
         self._parts = parts
         self._report = report
         self._should_stop = should_stop
+        self._saver = saver
         self._meter = Meter(
             loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
         )
@@ -83,10 +83,11 @@ class _Loop:
     def _after_step(self, progress: TrainProgress) -> TrainProgress:
         """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint, an early end."""
         parts, config = self._parts, self._parts.config
-        interrupted = False
+        self._saver.look()
+        interrupted, saves_by_clock = False, False
         if progress.step % config.telemetry.log_every_steps == 0:
             self._report(self._steps_done(progress))
-            interrupted = parts.world.from_leader(parts.world.is_leader and self._should_stop())
+            interrupted, saves_by_clock = parts.world.from_leader(self._leader_wishes())
         epoch = parts.plan.epochs_completed(progress.step)
         epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
         is_last = progress.step == parts.total_steps
@@ -98,9 +99,10 @@ class _Loop:
         every_steps = config.checkpoint.every_steps
         saves_step = every_steps is not None and progress.step % every_steps == 0
         is_best = evaluation is not None and evaluation.is_best
-        if saves_epoch or saves_step or is_best or interrupted or self._is_over(progress):
+        if saves_epoch or saves_step or saves_by_clock or is_best or interrupted or self._is_over(progress):
             progress = self._save(progress, evaluation)
         if interrupted and not self._is_over(progress):
+            self._saver.wait()
             raise RunInterruptedError(
                 f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
                 f" continue with: raypose train --resume {shlex.quote(parts.store.url)}"
@@ -109,6 +111,10 @@ class _Loop:
             set_epoch(parts.model, epoch, config.train.epochs)
         self._meter.skip_pause()
         return progress
+
+    def _leader_wishes(self) -> tuple[bool, bool]:
+        """Whether to stop, and whether a checkpoint is due by the clock: not for each worker to decide alone."""
+        return (self._should_stop(), self._saver.is_due()) if self._parts.world.is_leader else (False, False)
 
     def _is_over(self, progress: TrainProgress) -> bool:
         patience = self._parts.config.train.patience
@@ -165,6 +171,7 @@ class _Loop:
         """The metrics of the best checkpoint, for the validators of the leader; they survive a restart there."""
         if not self._parts.judge.validators or not self._parts.world.is_leader:
             return {}
+        self._saver.wait()
         saved = best_first(self._parts.checkpoints.saved(), self._parts.config.checkpoint.best_metric)
         return saved[0].metrics if saved else {}
 
@@ -172,41 +179,15 @@ class _Loop:
         return tuple(group["lr"] for group in self._parts.train_step.optimizer.param_groups)
 
     def _save(self, progress: TrainProgress, validated: _Validated | None) -> TrainProgress:
-        parts, config = self._parts, self._parts.config.checkpoint
-        start = time.monotonic()
         bad_samples = progress.bad_samples + self._new_bad_images()
-        progress = replace(progress, wall_seconds=start - self._wall_start, bad_samples=bad_samples)
+        progress = replace(progress, wall_seconds=time.monotonic() - self._wall_start, bad_samples=bad_samples)
         if bad_samples:
             self._report(Notice(f"{bad_samples} images could not be decoded so far; others took their places"))
-        metrics = validated.metrics if validated else {}
-        is_best = validated is not None and validated.is_best
         self._meter.require_finite(progress.step)
-        if not parts.world.is_leader:
-            return progress
-        snapshot = snapshot_of(
-            parts.model,
-            parts.average,
-            parts.train_step.optimizer,
-            identity=parts.identity,
-            progress=progress,
-            metrics=metrics,
-            gradients=not parts.train_step.schedule.updates_at(progress.step - 1),
-        )
-        saved = parts.checkpoints.save(snapshot, lambda path: self._write_model(path, progress, metrics))
-        parts.checkpoints.copy_model(saved, parts.store, "weights/last.pt")
-        if is_best:
-            parts.checkpoints.copy_model(saved, parts.store, "weights/best.pt")
-        doomed = select_expired(
-            parts.checkpoints.saved(),
-            keep_last=config.keep_last,
-            keep_best=config.keep_best,
-            best_metric=config.best_metric,
-        )
-        parts.checkpoints.delete(doomed)
-        seconds = time.monotonic() - start
-        self._report(
-            CheckpointSaved(progress.step, parts.checkpoints.place(saved), seconds, is_best, seconds, bad_samples)
-        )
+        if validated is None:
+            self._saver.save(progress, {}, is_best=False)
+        else:
+            self._saver.save(progress, validated.metrics, is_best=validated.is_best)
         return progress
 
     def _new_images_read(self) -> int:
@@ -219,17 +200,6 @@ class _Loop:
         new = self._loader.bad_images - self._bad_images_counted
         self._bad_images_counted = self._loader.bad_images
         return int(self._parts.world.add_up(torch.tensor(new, device=self._parts.world.device)))
-
-    def _write_model(self, path: Path, progress: TrainProgress, metrics: Mapping[str, float]) -> None:
-        parts = self._parts
-        save_ultralytics(
-            parts.average.module,
-            parts.spec,
-            parts.config.train,
-            path,
-            epoch=parts.plan.epochs_completed(progress.step),
-            metrics=metrics,
-        )
 
 
 def best_value(metrics: Mapping[str, float], name: str) -> float | None:

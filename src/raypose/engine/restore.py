@@ -2,28 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from raypose.checkpoint import RunIdentity, Snapshot, TrainProgress
+from raypose.checkpoint import CheckpointStore, Snapshot, TrainProgress, checkpoint_name
 from raypose.engine.average import WeightAverage
+from raypose.engine.world import World
 from raypose.errors import CheckpointError
 
 
-def snapshot_of(
-    model: nn.Module,
-    average: WeightAverage,
-    optimizer: Optimizer,
-    *,
-    identity: RunIdentity,
-    progress: TrainProgress,
-    metrics: Mapping[str, float],
-    gradients: bool,
-) -> Snapshot:
-    """Everything that decides how the run goes on. `gradients` when an update is pending."""
+class HostMemory:
+    """Memory that tensors are copied into: always the same, so it is claimed once and holds one copy."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def copy_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `tensors` hold now. The next call overwrites it."""
+        places = {name: self._place(name, tensor) for name, tensor in tensors.items()}
+        torch._foreach_copy_(list(places.values()), [tensor.detach() for tensor in tensors.values()])
+        return places
+
+    def _place(self, name: str, tensor: Tensor) -> Tensor:
+        place = self._kept.get(name)
+        if place is None or (place.shape, place.stride(), place.dtype) != (tensor.shape, tensor.stride(), tensor.dtype):
+            place = torch.empty_like(tensor, device="cpu", requires_grad=False, pin_memory=tensor.is_cuda)
+            self._kept[name] = place
+        return place
+
+
+def tensors_of(model: nn.Module, average: WeightAverage, optimizer: Optimizer, *, gradients: bool) -> dict[str, Tensor]:
+    """All that decides how the run goes on, as it is named in a Snapshot. `gradients` when an update is pending."""
     tensors: dict[str, Tensor] = {}
     tensors |= {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     tensors |= {f"ema.{name}": tensor for name, tensor in average.module.state_dict().items()}
@@ -34,7 +46,16 @@ def snapshot_of(
             for name, parameter in model.named_parameters()
             if parameter.grad is not None
         }
-    return Snapshot(identity, progress, {name: tensor.clone() for name, tensor in tensors.items()}, metrics)
+    return tensors
+
+
+def newest_for_all(checkpoints: CheckpointStore, world: World, warn: Callable[[str], None]) -> Snapshot | None:
+    """The newest sound checkpoint, the same one on every worker, whatever is published or retired meanwhile."""
+    snapshot = checkpoints.load_latest(warn) if world.is_leader else None
+    step = world.from_leader(snapshot.progress.step if snapshot else None)
+    if step is None or snapshot is not None:
+        return snapshot
+    return checkpoints.load(checkpoint_name(step))
 
 
 def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimizer: Optimizer) -> TrainProgress:

@@ -19,7 +19,7 @@ from raypose.data.plan import Plan
 from raypose.data.shard_set import ShardSet
 from raypose.engine.average import WeightAverage
 from raypose.engine.precision import Precision
-from raypose.engine.restore import restore
+from raypose.engine.restore import newest_for_all, restore
 from raypose.engine.schedule import Schedule
 from raypose.engine.step import TrainStep
 from raypose.engine.world import World
@@ -116,7 +116,7 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
     plan = _plan(config, train_set)
     _check_cache(train_set, val_set, plan, world, report)
     checkpoints = CheckpointStore(store)
-    snapshot = checkpoints.load_latest(lambda text: report(Notice(text)))
+    snapshot = newest_for_all(checkpoints, world, lambda text: report(Notice(text)))
     model = build_model(spec, config.train, seed=config.train.seed)
     if snapshot is None and config.model.pretrained:
         with local_model(config.model.pretrained) as weights:

@@ -13,10 +13,12 @@ from raypose.model.yolo import (
     inference_view,
     is_end2end,
     loss_names,
+    portable_copy,
     save_ultralytics,
     set_epoch,
     set_train_mode,
     targets_from_batch,
+    write_portable,
 )
 
 __all__ = [
@@ -40,9 +42,11 @@ __all__ = [
     "load_pretrained",
     "loss_names",
     "multiplies_bfloat16",
+    "portable_copy",
     "save_ultralytics",
     "select_poses",
     "set_epoch",
     "set_train_mode",
     "targets_from_batch",
+    "write_portable",
 ]

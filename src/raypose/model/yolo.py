@@ -224,9 +224,20 @@ def save_ultralytics(
 
     Weights stay float32 where Ultralytics would halve them, so that both predict the same.
     """
+    write_portable(portable_copy(model), spec, train, path, epoch=epoch, metrics=metrics)
+
+
+def portable_copy(model: nn.Module) -> nn.Module:
+    """A copy as `write_portable` wants it: on the CPU, float32, in plain memory order, without what training adds."""
+    module: nn.Module = copy.deepcopy(inference_view(model)).float().cpu().requires_grad_(False)
+    return module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+
+
+def write_portable(
+    module: nn.Module, spec: ModelSpec, train: TrainConfig, path: Path, *, epoch: int, metrics: Mapping[str, float]
+) -> None:
+    """`save_ultralytics` for a module that is a portable copy already: the copying is what takes long."""
     args = _ultralytics_args(spec, train)
-    module: Any = copy.deepcopy(inference_view(model)).float().cpu().requires_grad_(False)
-    module.to(memory_format=torch.contiguous_format)
     module.args = args
     content = {
         "date": datetime.now(UTC).isoformat(),
