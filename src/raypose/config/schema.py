@@ -230,6 +230,11 @@ class TelemetryConfig(_Section):
     """Write TensorBoard event files below the run."""
     log_every_steps: Annotated[int, Field(ge=1)] = 10
     """Steps between two lines of `metrics.jsonl` and two refreshes of the progress display."""
+    prometheus_port: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Where the driver answers Prometheus' scrapes at `/metrics`. 0 takes a free port and says which; None answers
+    none."""
+    prometheus_host: str = "127.0.0.1"
+    """Address to listen on; `0.0.0.0` lets other machines scrape."""
 
 
 class RunConfig(_Section):
@@ -239,11 +244,6 @@ class RunConfig(_Section):
     """The run's folder below `storage`."""
     storage: Place = "runs"
     """Folder, or place in object storage, that receives the run."""
-    prometheus_port: Annotated[int, Field(ge=0, le=65535)] | None = None
-    """Where the driver answers Prometheus' scrapes at `/metrics`. 0 takes a free port and says which; None answers
-    none."""
-    prometheus_host: str = "127.0.0.1"
-    """Address to listen on; `0.0.0.0` lets other machines scrape."""
     model: ModelConfig = ModelConfig()
     data: DataConfig
     train: TrainConfig = TrainConfig()
