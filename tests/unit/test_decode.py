@@ -92,6 +92,24 @@ def test_a_photograph_decoded_at_a_fraction_of_its_size_is_the_same_picture(long
     assert np.mean(differences) < np.mean(of_resizes)
 
 
+@pytest.mark.parametrize("reduce", [1, 2, 4, 8])
+@given(
+    st.integers(1, 70),
+    st.integers(1, 70),
+    st.sampled_from([0x111111, 0x211111, 0x221111, 0x411111]),
+    st.booleans(),
+    st.booleans(),
+)
+def test_every_jpeg_has_the_pixels_that_opencv_decodes(
+    reduce: int, width: int, height: int, sampling: int, progressive: bool, grey: bool
+) -> None:
+    noise = np.random.default_rng(width * 71 + height).integers(0, 256, (height, width, 1 if grey else 3), np.uint8)
+    options = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, sampling, cv2.IMWRITE_JPEG_PROGRESSIVE, int(progressive)]
+    content = cv2.imencode(".jpg", noise, options)[1].tobytes()
+    upright = with_exif_orientation(content, 1)  # Exif leaves it to OpenCV
+    assert np.array_equal(decode_rgb(content, "x", reduce=reduce), decode_rgb(upright, "x", reduce=reduce))
+
+
 @pytest.mark.parametrize("content", [b"", b"not an image at all", encode(".png")[:40], encode(".jpg")[:100]])
 def test_bytes_that_are_no_image_are_refused_by_name(content: bytes) -> None:
     with pytest.raises(DataError, match=r"shard-000001\.pkl sample 'a'.*do not decode"):
