@@ -60,8 +60,7 @@ def precision_recall(
     counted_M = np.ones(len(truth), np.bool_)
     if images_I is not None:
         ranked, counted_M = ranked[images_I[found.image_P[ranked]]], images_I[truth.image_M]
-    by_score = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
-    order_C = [by_score[found.class_P[by_score] == c] for c in range(classes)]
+    order_C = [ranked[found.class_P[ranked] == c] for c in range(classes)]
     for a, (low, high) in enumerate(areas.values()):
         ignored_M = ignore_M | (truth.area_M < low) | (truth.area_M > high)
         matched_PT = match(comparison, THRESHOLDS_T, ignored_M)

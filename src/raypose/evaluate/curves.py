@@ -51,8 +51,7 @@ def right_and_wrong(comparison: Comparison) -> tuple[BoolArray, BoolArray]:
 
 def confidence_curves(comparison: Comparison, right_P: BoolArray, wrong_P: BoolArray) -> ConfidenceCurves:
     """Curves from what `right_and_wrong` says of each prediction."""
-    truth, found, ranked = comparison.truth, comparison.found, comparison.pairs.ranked
-    order = ranked[np.argsort(-found.score_P[ranked], kind="stable")]
+    truth, found, order = comparison.truth, comparison.found, comparison.pairs.ranked
     hits: IntArray = np.cumsum(right_P[order], dtype=np.int64)
     kept: IntArray = hits + np.cumsum(wrong_P[order], dtype=np.int64)
     people = int(np.count_nonzero(~truth.ignore_pose_M))
