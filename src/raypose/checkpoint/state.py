@@ -92,6 +92,9 @@ class TrainProgress:
     wall_seconds: float = 0.0
     images: int = 0
     bad_samples: int = 0
+    bad_steps: int = 0
+    """Steps that moved no weights because their loss or gradient was not finite."""
+    bad_steps_in_a_row: int = 0
 
     def judged(self, value: float | None, epoch: int) -> TrainProgress:
         """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`."""

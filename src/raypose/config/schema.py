@@ -122,6 +122,11 @@ class TrainConfig(_Section):
     """Freeze the first N layers, or the layers of this list."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
+    on_bad_loss: Literal["stop", "skip", "rollback"] = "stop"
+    """After a loss or gradient that is not finite: end the run; go on without that step; or go back to the weights of
+    the newest checkpoint and on with the data after that step. Its batch is kept below `bad-batches/`."""
+    max_bad_steps: Annotated[int, Field(ge=1)] = 3
+    """Such steps in a row that `skip` and `rollback` let pass."""
     patience: Annotated[int, Field(ge=0)] = 100
     """Stop after this many epochs without a better `checkpoint.best_metric`. 0 never stops early."""
 
@@ -225,6 +230,27 @@ class ValConfig(_Section):
     """Measures of your own: a list of `{use, name, args}`."""
 
 
+class MlflowConfig(_Section):
+    tracking_uri: str | None = None
+    """Server or store. None: `$MLFLOW_TRACKING_URI`, else what MLflow takes by itself."""
+    experiment: str = "raypose"
+
+
+class WandbConfig(_Section):
+    project: str = "raypose"
+    entity: str | None = None
+    """Team or user. None: that of the login."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes files below `$WANDB_DIR`, by default `wandb/`, for `wandb sync`."""
+
+
+class CallbackConfig(_Section):
+    use: str = Field(min_length=1)
+    """A name that a package offers, or `package.module:Name`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments."""
+
+
 class TelemetryConfig(_Section):
     tensorboard: bool = True
     """Write TensorBoard event files below the run."""
@@ -235,6 +261,12 @@ class TelemetryConfig(_Section):
     none."""
     prometheus_host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` lets other machines scrape."""
+    mlflow: MlflowConfig | None = None
+    """Log to MLflow: `{tracking_uri, experiment}`. Needs `raypose[mlflow]`."""
+    wandb: WandbConfig | None = None
+    """Log to Weights & Biases: `{project, entity, mode}`. Needs `raypose[wandb]`."""
+    callbacks: Annotated[tuple[CallbackConfig, ...], Field(strict=False)] = ()
+    """Code of your own that hears the run's events: a list of `{use, args}`."""
 
 
 class RunConfig(_Section):
@@ -306,6 +338,8 @@ class RunConfig(_Section):
                 "augment": True,
                 "data": {"shuffle_window"},
             },
+            # Chosen when it is too late for the run that needs it: a run that stopped is resumed with another answer.
+            exclude={"train": {"on_bad_loss", "max_bad_steps"}},
         )
         recipe["virtual_workers"] = self.scaling.lanes
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()

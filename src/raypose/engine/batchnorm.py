@@ -48,6 +48,12 @@ class VirtualBatchNorm:
             torch._foreach_copy_(self._running, self._start)
 
     @torch.no_grad()
+    def drop_step(self) -> None:
+        """In place of `end_step`: the statistics stay what they were before the step."""
+        if self._running:  # the means and variances were put back after each micro-batch
+            torch._foreach_copy_(self._counts, self._start_counts)
+
+    @torch.no_grad()
     def end_step(self) -> None:
         """Keep the mean over all virtual workers of all processes."""
         if not self._running:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from raypose.checkpoint import TrainProgress, best_first
+from raypose.engine.bad_loss import answer_bad_loss
 from raypose.engine.finish import Summary, finish
 from raypose.engine.meter import Meter, peak_memory_bytes
 from raypose.engine.saving import Saver
@@ -66,7 +67,11 @@ class _Loop:
             with self._meter.waiting_for_data():
                 micro_batches = next(batches)
             result = parts.train_step(progress.step, micro_batches, progress.updates)
-            progress = self._after_step(self._advance(progress, result))
+            progress = self._advance(progress, result)
+            if result.dropped is not None:
+                self._saver.wait()  # a rollback goes back to the newest checkpoint
+                progress = answer_bad_loss(parts, result.dropped, progress, self._report)
+            progress = self._after_step(progress)
         return replace(progress, wall_seconds=time.monotonic() - self._wall_start)
 
     def _advance(self, progress: TrainProgress, result: StepResult) -> TrainProgress:
@@ -77,6 +82,7 @@ class _Loop:
             step=progress.step + 1,
             updates=progress.updates + (result.gradient_norm is not None),
             images=progress.images + self._parts.config.train.batch,
+            bad_steps_in_a_row=0 if result.dropped is None else progress.bad_steps_in_a_row,
             train_seconds=progress.train_seconds + self._meter.add(result),
         )
 
@@ -122,7 +128,8 @@ class _Loop:
 
     def _steps_done(self, progress: TrainProgress) -> StepsDone:
         parts = self._parts
-        reading = self._meter.read_line(progress.step)
+        self._require_finite(progress)
+        reading = self._meter.read_line()
         return StepsDone(
             step=progress.step,
             epoch=progress.step * parts.config.train.batch / len(parts.train_set),
@@ -140,7 +147,8 @@ class _Loop:
 
     def _validate(self, progress: TrainProgress, epoch: int) -> _Validated:
         parts = self._parts
-        reading = self._meter.read_epoch(progress.step)
+        self._require_finite(progress)
+        reading = self._meter.read_epoch()
         start = time.monotonic()
         evaluation = validate(
             parts.predictor(parts.average.module),
@@ -183,12 +191,18 @@ class _Loop:
         progress = replace(progress, wall_seconds=time.monotonic() - self._wall_start, bad_samples=bad_samples)
         if bad_samples:
             self._report(Notice(f"{bad_samples} images could not be decoded so far; others took their places"))
-        self._meter.require_finite(progress.step)
+        self._require_finite(progress)
         if validated is None:
             self._saver.save(progress, {}, is_best=False)
         else:
             self._saver.save(progress, validated.metrics, is_best=validated.is_best)
         return progress
+
+    def _require_finite(self, progress: TrainProgress) -> None:
+        """End the run before it tells of or saves weights that a step broke whose verdict has waited on the GPU."""
+        bad = self._parts.train_step.guard.first_bad()
+        if bad is not None:
+            answer_bad_loss(self._parts, bad, progress, self._report)
 
     def _new_images_read(self) -> int:
         """Images that this worker has decoded since the last call."""

@@ -12,7 +12,6 @@ import torch
 
 from raypose.engine.step import StepResult
 from raypose.engine.world import World
-from raypose.errors import TrainingError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +32,7 @@ class _Window:
     def __init__(self, terms: int, device: str) -> None:
         self.losses = torch.zeros(terms, device=device)
         self.steps = 0
+        self.trained_steps = 0
         self.seconds = 0.0
         self.wait_seconds = 0.0
         self.sync_seconds = 0.0
@@ -65,7 +65,9 @@ class Meter:
         seconds, self._last = now - self._last, now
         self._step_seconds.append(seconds)
         for window in (self._line, self._epoch):
-            window.losses += result.losses
+            if result.dropped is None:
+                window.losses += result.losses
+                window.trained_steps += 1
             window.steps += 1
             window.seconds += seconds
             window.wait_seconds += self._wait_seconds
@@ -77,34 +79,24 @@ class Meter:
         """What happened since the last step (a validation, a checkpoint) does not count as training."""
         self._last = time.monotonic()
 
-    def read_line(self, step: int) -> Reading:
+    def read_line(self) -> Reading:
         """What the steps since the last line did. All workers call it after the same step."""
         window, self._line = self._line, self._new_window()
         step_seconds, self._step_seconds = tuple(self._step_seconds), []
-        return self._read(window, step, step_seconds)
+        return self._read(window, step_seconds)
 
-    def read_epoch(self, step: int) -> Reading:
+    def read_epoch(self) -> Reading:
         """What the steps since the last epoch did. All workers call it after the same step."""
         window, self._epoch = self._epoch, self._new_window()
-        return self._read(window, step)
-
-    def require_finite(self, step: int) -> None:
-        """Raise TrainingError rather than let broken weights be saved. All workers call it after the same step."""
-        self._read(self._line, step)
+        return self._read(window)
 
     def _new_window(self) -> _Window:
         return _Window(len(self._names), self._world.device)
 
-    def _read(self, window: _Window, step: int, step_seconds: tuple[float, ...] = ()) -> Reading:
+    def _read(self, window: _Window, step_seconds: tuple[float, ...] = ()) -> Reading:
         # Each worker has the sum over its own virtual workers; a loss is the mean over all of them.
-        means = self._world.add_up(window.losses.clone()) / (self._lanes * max(window.steps, 1))
+        means = self._world.add_up(window.losses.clone()) / (self._lanes * max(window.trained_steps, 1))
         losses = dict(zip(self._names, means.tolist(), strict=True))
-        if not torch.isfinite(means).all():
-            broken = ", ".join(f"{name} {value}" for name, value in losses.items())
-            raise TrainingError(
-                f"step {step}: the loss is no longer finite ({broken}); the last checkpoint is sound: resume it with a"
-                " lower train.lr0 as a new run, set train.precision=float32, or look at the data of the last steps"
-            )
         return Reading(
             losses=losses,
             seconds=window.seconds,

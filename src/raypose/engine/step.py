@@ -17,6 +17,7 @@ from raypose.config import TrainConfig
 from raypose.config.schema import STRIDE
 from raypose.engine.average import WeightAverage
 from raypose.engine.batchnorm import VirtualBatchNorm
+from raypose.engine.loss_guard import BadStep, LossGuard
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import Schedule
 from raypose.engine.sync_clock import SyncClock
@@ -35,6 +36,8 @@ class StepResult:
     """Before clipping; None where gradients only added up."""
     sync_seconds: float = 0.0
     """How long this worker waited for the gradients of the others, as far as a CPU can tell."""
+    dropped: BadStep | None = None
+    """The step, where its losses or gradient were not finite and nothing of it was kept."""
 
 
 class TrainStep:
@@ -65,6 +68,9 @@ class TrainStep:
         self._world = world
         self._statistics = VirtualBatchNorm(model, lanes, world)
         self._sync_clock = SyncClock(model, world)
+        # A CPU has nothing to run ahead of.
+        at_once = train.on_bad_loss != "stop" or not world.device.startswith("cuda")
+        self.guard = LossGuard(world, at_once=at_once)
         self._parallel = _data_parallel(model, world)
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -84,16 +90,29 @@ class TrainStep:
             losses.append(terms)
             self._statistics.after_micro_batch()
         sync_seconds = self._sync_clock.seconds_since_own()
+        losses_LT = torch.stack(losses)
+        norm = self._clip() if self.schedule.updates_at(step) else None
+        dropped = self.guard.drops(step, losses_LT, norm)
+        if dropped is not None:
+            self._drop()
+            return StepResult(losses_LT.sum(dim=0), None, sync_seconds, dropped)
         self._statistics.end_step()
-        norm = self._update(updates + 1) if self.schedule.updates_at(step) else None
-        return StepResult(torch.stack(losses).sum(dim=0), norm, sync_seconds)
+        if norm is not None:
+            self._update(updates + 1)
+        return StepResult(losses_LT.sum(dim=0), norm, sync_seconds)
 
-    def _update(self, number: int) -> torch.Tensor:
-        norm = nn.utils.clip_grad_norm_(self._trainable, self._train.clip_norm)
+    def _clip(self) -> torch.Tensor:
+        return nn.utils.clip_grad_norm_(self._trainable, self._train.clip_norm)
+
+    def _update(self, number: int) -> None:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=False)
         self.average.update(number)
-        return norm
+
+    def _drop(self) -> None:
+        """Leave no trace of a step but lost gradients, also those of earlier batches that it would have added to."""
+        self._statistics.drop_step()
+        self.optimizer.zero_grad(set_to_none=False)
 
     def _synchronised_only_if(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
         """Gradients travel once a step: with the last micro-batch of each process."""
