@@ -17,6 +17,7 @@ from tests.unit.test_telemetry import STARTED, epoch, steps
 
 from raypose.config import load_config
 from raypose.errors import ConfigError
+from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, Notice, RunFinished, WorkersFailed
 from raypose.telemetry.listeners import reporting
 from raypose.telemetry.metric_table import METRICS
@@ -122,10 +123,10 @@ def test_the_age_of_the_checkpoint_grows_until_the_next_is_durable() -> None:
         assert scrape(url)["raypose_checkpoint_age_seconds", ()] == 1.5
 
 
-def test_a_configured_run_says_where_to_scrape_and_stops_answering_when_it_ends() -> None:
+def test_a_configured_run_says_where_to_scrape_and_stops_answering_when_it_ends(tmp_path: Path) -> None:
     config = load_config(None, ["data.train=a", "data.val=b", "name=demo", "telemetry.prometheus_port=0"])
     heard: list[Event] = []
-    with reporting(config, heard.append) as report:
+    with reporting(config, open_store(str(tmp_path)), heard.append) as report:
         report(STARTED)
         assert isinstance(heard[0], Notice)
         url = heard[0].text.split()[-1]

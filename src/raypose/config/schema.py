@@ -251,6 +251,27 @@ class CallbackConfig(_Section):
     """Keyword arguments."""
 
 
+class MlflowConfig(_Section):
+    tracking_uri: str | None = None
+    """Server or store. None: `$MLFLOW_TRACKING_URI`, else what MLflow takes by itself."""
+    experiment: str = "raypose"
+
+
+class WandbConfig(_Section):
+    project: str = "raypose"
+    entity: str | None = None
+    """Team or user. None: that of the login."""
+    mode: Literal["online", "offline"] = "online"
+    """`offline` writes files below `$WANDB_DIR`, by default `wandb/`, for `wandb sync`."""
+
+
+class CallbackConfig(_Section):
+    use: str = Field(min_length=1)
+    """A name that a package offers, or `package.module:Name`."""
+    args: dict[str, Any] = {}
+    """Keyword arguments."""
+
+
 class TelemetryConfig(_Section):
     tensorboard: bool = True
     """Write TensorBoard event files below the run."""
@@ -261,6 +282,12 @@ class TelemetryConfig(_Section):
     none."""
     prometheus_host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` lets other machines scrape."""
+    mlflow: MlflowConfig | None = None
+    """Log to MLflow: `{tracking_uri, experiment}`. Needs `raypose[mlflow]`."""
+    wandb: WandbConfig | None = None
+    """Log to Weights & Biases: `{project, entity, mode}`. Needs `raypose[wandb]`."""
+    callbacks: Annotated[tuple[CallbackConfig, ...], Field(strict=False)] = ()
+    """Code of your own that hears the run's events: a list of `{use, args}`."""
     mlflow: MlflowConfig | None = None
     """Log to MLflow: `{tracking_uri, experiment}`. Needs `raypose[mlflow]`."""
     wandb: WandbConfig | None = None

@@ -35,7 +35,7 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
-    with reporting(config, report) as tell:
+    with reporting(config, store, report) as tell:
         if not resume:
             store.write("config.yaml", dump_config(config).encode())
         with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:

@@ -119,7 +119,16 @@ class RunFinished:
     summary: Mapping[str, Any]
 
 
-Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | WorkersFailed | Notice | RunFinished
+@dataclass(frozen=True, slots=True)
+class RunStopped:
+    """The run ended before it was done; said in the driver, which may be the only one left to say it."""
+
+    reason: str
+    interrupted: bool
+    """Somebody asked for it, and the state is saved."""
+
+
+Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | WorkersFailed | Notice | RunFinished | RunStopped
 Reporter = Callable[[Event], None]
 
 

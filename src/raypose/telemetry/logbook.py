@@ -60,36 +60,14 @@ class Logbook:
             self._board.close()
 
     def _add_steps(self, event: StepsDone) -> None:
-        self._rows.append(
-            {
-                "kind": "train",
-                "step": event.step,
-                "epoch": round(event.epoch, 4),
-                **{f"train/{name}": value for name, value in event.losses.items()},
-                **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
-                "gradient_norm": event.gradient_norm,
-                "images_per_second": event.images_per_second,
-                "data_wait_fraction": event.data_wait_fraction,
-                "sync_fraction": event.sync_fraction,
-                "memory_bytes": event.memory_bytes,
-            }
-        )
+        self._rows.append(train_row(event))
         if self._board is not None:
             self._board.add(self._rows[-1])
 
     def _add_epoch(self, event: EpochValidated) -> None:
         earlier_seconds = next((row["seconds"] for row in reversed(self._rows) if row["kind"] == "val"), 0.0)
-        self._rows.append(
-            {
-                "kind": "val",
-                "step": event.step,
-                "epoch": event.epoch,
-                "seconds": earlier_seconds + event.train_seconds + event.val_seconds,
-                **{f"train/{name}": value for name, value in event.losses.items()},
-                **{f"val/{name}": value for name, value in event.metrics.items()},
-                **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
-            }
-        )
+        seconds = earlier_seconds + event.train_seconds + event.val_seconds
+        self._rows.append({**validation_row(event), "seconds": seconds})
         if self._board is not None:
             self._board.add(self._rows[-1])
         self._publish()
@@ -102,6 +80,34 @@ class Logbook:
             self._store.write(RESULTS_KEY, _results_csv(epochs).encode())
         if self._board is not None:
             self._board.publish()
+
+
+def train_row(event: StepsDone) -> dict[str, Any]:
+    """Some steps, under the names that files and trackers share."""
+    return {
+        "kind": "train",
+        "step": event.step,
+        "epoch": round(event.epoch, 4),
+        **{f"train/{name}": value for name, value in event.losses.items()},
+        **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
+        "gradient_norm": event.gradient_norm,
+        "images_per_second": event.images_per_second,
+        "data_wait_fraction": event.data_wait_fraction,
+        "sync_fraction": event.sync_fraction,
+        "memory_bytes": event.memory_bytes,
+    }
+
+
+def validation_row(event: EpochValidated) -> dict[str, Any]:
+    """A validated epoch, under the names that files and trackers share."""
+    return {
+        "kind": "val",
+        "step": event.step,
+        "epoch": event.epoch,
+        **{f"train/{name}": value for name, value in event.losses.items()},
+        **{f"val/{name}": value for name, value in event.metrics.items()},
+        **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
+    }
 
 
 def read_rows(store: ObjectStore, until_step: int | None = None) -> Iterable[dict[str, Any]]:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
-import importlib
 import inspect
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.metadata import entry_points
-from pathlib import Path
 from typing import Any
 
 from raypose.config import ValidatorConfig
+from raypose.config.plugins import load_plugin
 from raypose.errors import ConfigError
 from raypose.evaluate.validators.keypoint_guard import KeypointGuard
 from raypose.evaluate.validators.pck_report import PckReport
@@ -44,7 +40,7 @@ def _default_name(use: str) -> str:
 
 
 def _build(entry: ValidatorConfig) -> Any:
-    target = _import(entry.use) if ":" in entry.use else _by_short_name(entry.use)
+    target = load_plugin(entry.use, group=ENTRY_POINTS, noun="validator", built_in=BUILT_IN)
     if not inspect.isclass(target):
         _require_takes(entry, target, None, None, **entry.args)
         return partial(target, **entry.args)
@@ -66,45 +62,3 @@ def _require_takes(entry: ValidatorConfig, target: Any, *places: None, **argumen
             f"{entry.use}: is no validator for these args: {error}; it is a function of (results, context, **args),"
             " or a class made with args whose instances are called with (results, context)"
         ) from error
-
-
-def _import(use: str) -> Any:
-    module_name, _, attribute = use.partition(":")
-    _search_current_folder()
-    try:
-        target: Any = importlib.import_module(module_name)
-        for part in attribute.split("."):
-            target = getattr(target, part)
-    except Exception as error:
-        raise ConfigError(
-            f"{use} cannot be imported: {type(error).__name__}: {error}; write package.module:Name of a module that is"
-            f" installed or lies in {Path.cwd()}"
-        ) from error
-    return target
-
-
-def _search_current_folder() -> None:
-    """A console script does not look where it is started; Ray's workers look there, too. Last, so it hides nothing."""
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-
-
-def _by_short_name(use: str) -> Any:
-    if use in BUILT_IN:
-        return BUILT_IN[use]
-    offered = entry_points(group=ENTRY_POINTS)
-    matching = [point for point in offered if point.name == use]
-    if len(matching) > 1:
-        raise ConfigError(
-            f"{use} is offered by {len(matching)} packages; write package.module:Name of the one you mean"
-        )
-    if not matching:
-        known = sorted({*BUILT_IN, *(point.name for point in offered)})
-        near = difflib.get_close_matches(use, known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        raise ConfigError(f"no validator is called {use!r} ({hint}); for one of your own write package.module:Name")
-    try:
-        return matching[0].load()
-    except Exception as error:
-        raise ConfigError(f"{use}: entry point {matching[0].value} fails: {type(error).__name__}: {error}") from error
