@@ -3,6 +3,7 @@
 from raypose.checkpoint.locate import config_of_run, local_model, locate_model, run_of
 from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
 from raypose.checkpoint.store import (
+    CheckpointState,
     CheckpointStore,
     SavedCheckpoint,
     best_first,
@@ -12,6 +13,7 @@ from raypose.checkpoint.store import (
 )
 
 __all__ = [
+    "CheckpointState",
     "CheckpointStore",
     "RunIdentity",
     "SavedCheckpoint",

@@ -34,13 +34,16 @@ class SavedCheckpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class _State:
+class CheckpointState:
     """`state.json`, checked."""
 
     identity: RunIdentity
     progress: TrainProgress
     metrics: dict[str, float]
     sha256: dict[str, str]
+    """By file. Of the tensors: equal where all their bits are."""
+    versions: dict[str, str]
+    """Of the packages that wrote it."""
 
 
 class CheckpointStore:
@@ -102,9 +105,21 @@ class CheckpointStore:
             found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
         return sorted(found, key=lambda saved: saved.step)
 
+    def state(self, saved: SavedCheckpoint) -> CheckpointState:
+        """Where a checkpoint stands and what wrote it, without reading its tensors."""
+        return _read_state(self._store.child(saved.name))
+
     def identity(self, saved: SavedCheckpoint) -> RunIdentity:
         """Which run a checkpoint belongs to, without reading its tensors."""
-        return _read_state(self._store.child(saved.name)).identity
+        return self.state(saved).identity
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes below each checkpoint's name, also of those that never became complete."""
+        sizes: dict[str, int] = {}
+        for entry in self._store.list():
+            name = entry.key.partition("/")[0]
+            sizes[name] = sizes.get(name, 0) + entry.size_bytes
+        return sizes
 
     def load(self, name: str) -> Snapshot:
         """Read and verify one checkpoint; CheckpointError says what is wrong with it."""
@@ -148,7 +163,7 @@ def fetch_checkpoint(checkpoint: ObjectStore, folder: Path) -> None:
     checkpoint.download(STATE, folder / STATE)
 
 
-def _fetch_verified(checkpoint: ObjectStore, path: Path, state: _State) -> None:
+def _fetch_verified(checkpoint: ObjectStore, path: Path, state: CheckpointState) -> None:
     checkpoint.download(path.name, path)
     found, expected = _sha256(path), state.sha256[path.name]
     if found != expected:
@@ -157,7 +172,7 @@ def _fetch_verified(checkpoint: ObjectStore, path: Path, state: _State) -> None:
         )
 
 
-def _read_state(checkpoint: ObjectStore) -> _State:
+def _read_state(checkpoint: ObjectStore) -> CheckpointState:
     where = checkpoint.place(STATE)
     try:
         raw = json.loads(checkpoint.read(STATE))
@@ -165,11 +180,12 @@ def _read_state(checkpoint: ObjectStore) -> _State:
             raise CheckpointError(
                 f"{where}: format {raw['format']}, this raypose reads {FORMAT_VERSION}; update raypose"
             )
-        return _State(
+        return CheckpointState(
             identity=RunIdentity.from_dict(raw),
             progress=TrainProgress(**raw["progress"]),
             metrics={key: math.nan if value is None else float(value) for key, value in raw["metrics"].items()},
             sha256={TENSORS: str(raw["sha256"][TENSORS])},
+            versions={package: str(version) for package, version in raw["versions"].items()},
         )
     except (ValueError, KeyError, TypeError, AttributeError, DataError) as error:
         raise CheckpointError(

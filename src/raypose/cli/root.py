@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from raypose.cli import config, data
+from raypose.cli import config, data, runs
 from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
@@ -33,5 +33,6 @@ app.command()(compare)
 app.command()(predict)
 app.command()(export)
 app.add_typer(data.app, name="data")
+app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
 app.command()(doctor)
