@@ -64,10 +64,10 @@ class Tracking:
         best = {f"best/{name}": value for name, value in event.summary.get("best", {}).items()}
         self._tracker.log(_figures(best), int(event.summary["steps"]))
         with tempfile.TemporaryDirectory(prefix="raypose-report-") as folder:
-            for key in self._store.list("report/"):
-                path = Path(folder, key.removeprefix("report/"))
+            for found in self._store.list("report/"):
+                path = Path(folder, found.key.removeprefix("report/"))
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.write_bytes(self._store.read(key))
+                path.write_bytes(self._store.read(found.key))
             self._tracker.add_folder(Path(folder), "report")
         self._tracker.end("finished")
 
