@@ -44,6 +44,7 @@ PACKAGES = ("numpy", "opencv-python", "torch", "mosaicml-streaming", "litdata", 
 BUCKET = "loader-benchmark"
 FIGURES = ("cold", "warm", "warm_cpu_us", "peak_mib")
 SAMPLE_INTERVAL_S = 0.25
+ATTEMPTS = 3
 # The keys of a server on loopback that lives as long as this script.
 SERVER_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark-access", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
 
@@ -119,7 +120,21 @@ def finish(process: subprocess.Popen[str]) -> str:
 
 
 def measure(contestant: str, url: str, given: argparse.Namespace) -> dict[str, float]:
-    """FIGURES: images a second, processor time an image when warm, and the peak of memory."""
+    """FIGURES: images a second, processor time an image when warm, and the peak of memory.
+
+    A contestant that fails is asked again: Streaming sometimes reads a shard that its other worker still fetches.
+    """
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return measure_once(contestant, url, given)
+        except SystemExit as failure:
+            if attempt == ATTEMPTS:
+                raise
+            print(f"{contestant}: failed, attempt {attempt} of {ATTEMPTS}: {str(failure).splitlines()[-1]}", flush=True)
+    raise AssertionError("the last attempt returns or raises")
+
+
+def measure_once(contestant: str, url: str, given: argparse.Namespace) -> dict[str, float]:
     library, _, kind = contestant.partition("-")
     cache = given.work / "cache"
     shutil.rmtree(cache, ignore_errors=True)
