@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
 import torch
 from tests.data_sets import build_synthetic, tiny_run
+from tests.faults.killed_run import AfterSteps, AtWrite, InValidation, Kill, train_in_process, train_through
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
@@ -14,6 +16,7 @@ from raypose.engine.loop import run
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.errors import CheckpointError
+from raypose.model import multiplies_bfloat16
 from raypose.storage import open_store
 from raypose.telemetry import Event, Notice, StepsDone
 
@@ -105,3 +108,54 @@ def test_a_checkpoint_is_not_continued_under_another_recipe(data: Path, tmp_path
     other = run_of(data, tmp_path, "checkpoint.every_steps=3", "train.lr0=0.5")
     with pytest.raises(CheckpointError, match="another recipe"):
         train(other)
+
+
+KILLED = ["checkpoint.every_steps=1", "train.epochs=5", "val.pictures=0", "val.training_images=0"]
+"""30 steps, with a validation after every sixth."""
+
+
+def random_kills(seed: int) -> list[Kill]:
+    """At all kinds of moments: between steps, in steps, in validations, and while a checkpoint is being written."""
+    rng = random.Random(seed)
+    anywhere = [AfterSteps(rng.randint(1, 3), rng.uniform(0.0, 0.3)) for _ in range(9)]
+    in_validation = [InValidation(rng.uniform(0.0, 0.05)) for _ in range(3)]
+    while_saving = [AtWrite(rng.randint(1, 12)) for _ in range(3)]
+    return [
+        kill
+        for kinds in zip(anywhere[0::3], in_validation, anywhere[1::3], while_saving, anywhere[2::3], strict=True)
+        for kill in kinds
+    ]
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize(("precision", "kills"), [("float32", random_kills(1)), ("bfloat16", random_kills(2)[:5])])
+def test_a_run_that_is_killed_at_any_moment_ends_with_the_bits_of_an_undisturbed_one(
+    precision: str, kills: list[Kill], data: Path, tmp_path: Path
+) -> None:
+    if precision == "bfloat16" and not multiplies_bfloat16("cpu"):
+        pytest.skip("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx)")
+    whole, parted = (
+        run_of(data, tmp_path / name, *KILLED, f"train.precision={precision}") for name in ("whole", "parted")
+    )
+    assert train_in_process(whole, None)
+    assert train_through(parted, kills) >= len(kills) - 2  # the run may end before the last ones
+    assert train_in_process(parted, None)
+    assert_same_bits(newest(parted), newest(whole))
+
+
+def newest(config: RunConfig) -> Snapshot:
+    snapshot = CheckpointStore(open_store(config.storage).child(config.name)).load_latest(pytest.fail)
+    assert snapshot is not None
+    return snapshot
+
+
+def assert_same_bits(found: Snapshot, expected: Snapshot) -> None:
+    """Weights, average, optimizer, step, counts and metrics; only clocks may differ."""
+    assert set(found.tensors) == set(expected.tensors)
+    assert [name for name, tensor in expected.tensors.items() if not torch.equal(found.tensors[name], tensor)] == []
+    assert without_clocks(found) == without_clocks(expected)
+    assert found.metrics == pytest.approx(expected.metrics, rel=0, abs=0, nan_ok=True)
+
+
+def without_clocks(snapshot: Snapshot) -> dict[str, object]:
+    return {name: value for name, value in snapshot.progress.to_dict().items() if not name.endswith("_seconds")}
