@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -17,8 +18,9 @@ from raypose.data.plan import Plan
 from raypose.data.prefetch import shards_ahead
 from raypose.data.processes import make_in_processes
 from raypose.data.shard_set import ShardSet
+from raypose.data.source_batch import SourceBatch
 from raypose.data.threads import map_in_threads
-from raypose.data.training_batch import BatchSource, Made
+from raypose.data.training_batch import BatchSource, HandOver, Made
 from raypose.errors import DataError
 from raypose.structures import Batch, ImageArray
 
@@ -40,7 +42,8 @@ class TrainLoader:
     `loader_workers` 0 works in the caller's thread, when a batch is asked for. Otherwise so many threads or processes
     (`kind`) make up to `batches_ahead` batches before they are asked for, which bounds memory. Threads and processes
     end with the iterator, processes also with this process, however it ends.
-    `pin_memory` puts images where a GPU can copy them from while the program goes on.
+    `pin_memory` puts pixels where a GPU can copy them from while the program goes on. `hand_over` says how far batches
+    are made: other than "pictures", they are SourceBatches.
     """
 
     def __init__(
@@ -60,8 +63,9 @@ class TrainLoader:
         batches_ahead: int | Literal["auto"] = "auto",
         max_bad_fraction: float = 0.0,
         pin_memory: bool = False,
+        hand_over: HandOver = "pictures",
     ) -> None:
-        self._source = BatchSource(shards, plan, tuple(lanes), augment, imgsz, seed, epochs, start_step)
+        self._source = BatchSource(shards, plan, tuple(lanes), augment, imgsz, seed, epochs, start_step, hand_over)
         self._steps = range(start_step, end_step)
         self._loader_workers = loader_workers
         self._in_threads = kind == "threads" or (kind == "auto" and loader_workers <= MAX_THREADS)
@@ -75,7 +79,7 @@ class TrainLoader:
     def __len__(self) -> int:
         return len(self._steps)
 
-    def __iter__(self) -> Iterator[tuple[Batch, ...]]:
+    def __iter__(self) -> Iterator[tuple[Batch | SourceBatch, ...]]:
         lanes = self._source.lanes
         with (
             self._source.shards.reading_ahead(lambda step: shards_ahead(self._source.plan, lanes, step)) as move_on,
@@ -91,22 +95,28 @@ class TrainLoader:
             return (self._make_here(number) for number in numbers)
         if self._in_threads:
             return map_in_threads(self._make_here, numbers, threads=workers, ahead=ahead)
-        return make_in_processes(self._source, numbers, workers=workers, ahead=ahead, new_images=self._new_images)
+        return make_in_processes(self._source, numbers, workers=workers, ahead=ahead, allocate=self._allocate)
 
     def _make_here(self, number: int) -> Made:
-        return self._source.make(number, self._new_images())
+        return self._source.make(number, self._allocate)
 
-    def _new_images(self) -> ImageArray:
-        shape = self._source.image_shape
+    def _allocate(self, size: int) -> ImageArray:
         if not self._pin_memory:
-            return np.empty(shape, np.uint8)
+            return np.empty(size, np.uint8)
         import torch
 
         # torch keeps pinned memory for the next batch, and not before copies from it are done.
-        pinned: ImageArray = torch.empty(shape, dtype=torch.uint8, pin_memory=True).numpy()
+        pinned: ImageArray = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         return pinned
 
-    def _checked(self, part: Made) -> Batch:
+    def made_of_pixels(self, number: int) -> SourceBatch:
+        """Batch `number` again, all of its images decoded here: what is damaged is replaced, counted and named."""
+        made = replace(self._source, hand_over="pixels").make(number, self._allocate)
+        batch = self._checked(replace(made, images_read=0))  # they were counted the first time
+        assert isinstance(batch, SourceBatch)
+        return batch
+
+    def _checked(self, part: Made) -> Batch | SourceBatch:
         self.images_read += part.images_read
         self.bad_images += len(part.bad)
         if self.bad_images > self._max_bad_fraction * max(self.images_read, self._images_of_epoch):

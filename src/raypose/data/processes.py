@@ -1,4 +1,4 @@
-"""Batches made ahead by processes, which write images into shared memory that has no name and so cannot be left behind.
+"""Batches made ahead by processes, which write pixels into shared memory that has no name and so cannot be left behind.
 
 A process is started fresh ("spawn"): a forked child of a process with threads (torch's, Ray's) may hang on a lock that
 nobody holds. It ends when its pipe closes, and at the latest a second after its parent, whatever ended that.
@@ -6,6 +6,7 @@ nobody holds. It ends when its pipe closes, and at the latest a second after its
 
 from __future__ import annotations
 
+import math
 import mmap
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ import time
 import traceback
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing import reduction
 from multiprocessing.connection import Connection, wait
@@ -26,6 +27,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from raypose.data.source_batch import Allocate
 from raypose.data.training_batch import BatchSource, Made
 from raypose.errors import RayposeError, TrainingError
 from raypose.structures import ImageArray
@@ -35,16 +37,16 @@ _GRACE_S = 1.0
 
 
 def make_in_processes(
-    source: BatchSource, numbers: range, *, workers: int, ahead: int, new_images: Callable[[], ImageArray]
+    source: BatchSource, numbers: range, *, workers: int, ahead: int, allocate: Allocate
 ) -> Generator[Made]:
     """The source's batches in the order of `numbers`, up to `ahead` of them made before they are asked for.
 
-    Images come in memory of `new_images`. An error of raypose's is raised where its batch would have come.
+    Pixels come in memory of `allocate`. An error of raypose's is raised where its batch would have come.
     """
-    slots = _Slots.of(ahead, source.image_shape)
+    slots = _Slots.of(ahead, source.usual_bytes)
     with closing(slots), closing(_Crew(source, slots, workers)) as crew:
         free, waiting = list(range(slots.count)), iter(numbers)
-        finished: dict[int, tuple[int, Made | RayposeError | RuntimeError]] = {}
+        finished: dict[int, tuple[int, _Result]] = {}
         crew.give(waiting, free)
         for number in numbers:
             while number not in finished:
@@ -52,31 +54,37 @@ def make_in_processes(
             slot, result = finished.pop(number)
             if isinstance(result, Exception):
                 raise result
-            images = new_images()
-            np.copyto(images, slots.images(slot))
+            made, shape = result
+            if shape is not None:
+                pixels = allocate(math.prod(shape))
+                np.copyto(pixels, slots.memory_of(slot)[: len(pixels)])
+                made = made.with_pixels(pixels.reshape(shape))
             free.append(slot)
             crew.give(waiting, free)
-            yield replace(result, batch=replace(result.batch, image_B3HW=images))
+            yield made
+
+
+_Result = tuple[Made, tuple[int, ...] | None] | RayposeError | RuntimeError
+"""A batch without its pixels and their shape, or all of it where they did not fit the slot; or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Slots:
-    """Room for the images of `count` batches in memory that processes share by its descriptor."""
+    """Room for the pixels of `count` batches in memory that processes share by its descriptor."""
 
     count: int
-    shape: tuple[int, int, int, int]
+    size: int
     descriptor: int
     memory: mmap.mmap
 
     @classmethod
-    def of(cls, count: int, shape: tuple[int, int, int, int]) -> _Slots:
+    def of(cls, count: int, size: int) -> _Slots:
         descriptor = _nameless_memory()
-        os.ftruncate(descriptor, count * int(np.prod(shape)))
-        return cls(count, shape, descriptor, mmap.mmap(descriptor, 0))
+        os.ftruncate(descriptor, count * size)  # pages that nobody writes to take no memory
+        return cls(count, size, descriptor, mmap.mmap(descriptor, 0))
 
-    def images(self, slot: int) -> ImageArray:
-        size = int(np.prod(self.shape))
-        return np.frombuffer(self.memory, np.uint8, size, slot * size).reshape(self.shape)
+    def memory_of(self, slot: int) -> ImageArray:
+        return np.frombuffer(self.memory, np.uint8, self.size, slot * self.size)
 
     def close(self) -> None:
         os.close(self.descriptor)
@@ -84,12 +92,12 @@ class _Slots:
             self.memory.close()
 
     def __reduce__(self) -> tuple[Callable[..., _Slots], tuple[Any, ...]]:
-        return _attach_slots, (self.count, self.shape, reduction.DupFd(self.descriptor))
+        return _attach_slots, (self.count, self.size, reduction.DupFd(self.descriptor))
 
 
-def _attach_slots(count: int, shape: tuple[int, int, int, int], duplicate: Any) -> _Slots:
+def _attach_slots(count: int, size: int, duplicate: Any) -> _Slots:
     descriptor = duplicate.detach()
-    return _Slots(count, shape, descriptor, mmap.mmap(descriptor, 0))
+    return _Slots(count, size, descriptor, mmap.mmap(descriptor, 0))
 
 
 def _nameless_memory() -> int:
@@ -138,7 +146,7 @@ class _Crew:
             with self._explained(worker):
                 worker.connection.send((number, free.pop()))
 
-    def results(self) -> Iterator[tuple[int, tuple[int, Made | RayposeError | RuntimeError]]]:
+    def results(self) -> Iterator[tuple[int, tuple[int, _Result]]]:
         """What has come since, waiting for at least one: batch number, slot, and the batch or why there is none."""
         ready = wait([worker.connection for worker in self._workers])
         for worker in self._workers:
@@ -180,18 +188,25 @@ def _work(connection: Connection, source: BatchSource, slots: _Slots, parent: in
     with suppress(EOFError, ConnectionError):  # the parent has closed the pipe, or is gone
         while True:
             number, slot = connection.recv()
-            connection.send((number, slot, _made(source, number, slots.images(slot))))
+            connection.send((number, slot, _made(source, number, slots.memory_of(slot))))
 
 
-def _made(source: BatchSource, number: int, images: ImageArray) -> Made | RayposeError | RuntimeError:
-    """The batch without its images, which are in shared memory already, or an error that survives the pipe."""
+def _made(source: BatchSource, number: int, memory: ImageArray) -> _Result:
+    """The batch, its pixels in `memory` if they fit, or an error that survives the pipe."""
+
+    def allocate(size: int) -> ImageArray:
+        return memory[:size] if size <= len(memory) else np.empty(size, np.uint8)
+
     try:
-        made = source.make(number, images)
+        made = source.make(number, allocate)
     except RayposeError as error:
         return error
     except Exception:
         return RuntimeError(f"a loader process failed at batch {number}:\n{traceback.format_exc()}")
-    return replace(made, batch=replace(made.batch, image_B3HW=images[:0]))
+    pixels = made.pixels
+    if pixels.size > len(memory):
+        return made, None
+    return made.with_pixels(pixels[:0]), pixels.shape
 
 
 def _end_with(parent: int) -> None:

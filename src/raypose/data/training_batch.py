@@ -5,7 +5,9 @@ What a batch holds depends on (seed, step, lane) alone, never on who makes it or
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -13,25 +15,42 @@ import numpy as np
 from raypose.config.schema import AugmentConfig
 from raypose.data.plan import Plan, SampleRef, sample_rng
 from raypose.data.shard_set import ShardSet
+from raypose.data.source_batch import Allocate, SourceBatch, gather
 from raypose.errors import DataError
-from raypose.structures import Batch, ImageArray
-from raypose.vision.augment import draw_training_image
-from raypose.vision.canvas import Labelled
-from raypose.vision.decode import decode_rgb, reduction_for
+from raypose.structures import Batch, ImageArray, Sample
+from raypose.vision.augment import Design, design_training_image, draw_design
+from raypose.vision.canvas import Labelled, yet_to_decode
+from raypose.vision.decode import decode_rgb, is_plain_jpeg, reduction_for
+from raypose.vision.device_table import TILES, SourceSize, tabulate
 from raypose.vision.targets import Layout, targets_of
 
 MAX_REPLACEMENTS = 16
 """Partners tried in place of an image that does not decode, before giving up."""
+
+HandOver = Literal["pictures", "pixels", "files"]
+"""What a batch brings: finished pictures; or, for a device to draw them, decoded sources; or JPEG files where a GPU can
+decode them as they are, and pixels of the rest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Made:
     """A batch and what reading it took."""
 
-    batch: Batch
+    batch: Batch | SourceBatch
     images_read: int
     bad: tuple[str, ...]
     """What is wrong with each image that had to be replaced."""
+
+    @property
+    def pixels(self) -> ImageArray:
+        """What takes the memory of a batch: its images, or its sources."""
+        return self.batch.image_B3HW if isinstance(self.batch, Batch) else self.batch.content
+
+    def with_pixels(self, pixels: ImageArray) -> Made:
+        """The same with its pixels, or none, in other memory."""
+        if isinstance(self.batch, Batch):
+            return replace(self, batch=replace(self.batch, image_B3HW=pixels))
+        return replace(self, batch=replace(self.batch, content=pixels))
 
 
 @dataclass(frozen=True)
@@ -46,25 +65,57 @@ class BatchSource:
     seed: int
     epochs: int
     start_step: int
+    hand_over: HandOver = "pictures"
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
         """Shape of every batch's images: B, 3, H, W."""
         return self.plan.micro_batch, 3, self.imgsz, self.imgsz
 
-    def make(self, number: int, image_B3HW: ImageArray) -> Made:
-        """The batch, its images written to `image_B3HW`, which becomes part of it."""
+    @property
+    def usual_bytes(self) -> int:
+        """What the pixels of a batch take: always, of pictures; at most, as a rule, of their sources."""
+        pictures = int(np.prod(self.image_shape))
+        return pictures if self.hand_over == "pictures" else TILES * pictures
+
+    def make(self, number: int, allocate: Allocate) -> Made:
+        """The batch, its pixels in memory from `allocate`, which becomes part of it."""
         step, local_lane = divmod(number, len(self.lanes))
-        reading = _Reading(self.shards, self.plan, self.imgsz)
         refs = self.plan.references(self.start_step + step, self.lanes[local_lane])
+        reading = _Reading(self.shards, self.plan, self.imgsz, self.hand_over)
+        if self.hand_over == "pictures":
+            batch: Batch | SourceBatch = self._pictures(refs, reading, allocate)
+        else:
+            batch = self._sources(number, refs, reading, allocate)
+        return Made(batch, reading.images_read, tuple(reading.bad))
+
+    def _pictures(self, refs: Sequence[SampleRef], reading: _Reading, allocate: Allocate) -> Batch:
+        image_B3HW = allocate(self.usual_bytes).reshape(self.image_shape)
         ids, layouts = [], []
         for planes_3HW, ref in zip(image_B3HW, refs, strict=True):
-            sample_id, image, layout = self._draw(ref, reading)
-            cv2.split(image, list(planes_3HW))  # 3 times as fast as a transposing copy
+            sample_id, design = self._design(ref, reading)
+            cv2.split(draw_design(design, self.imgsz), list(planes_3HW))  # 3 times as fast as a transposing copy
             ids.append(sample_id)
-            layouts.append(layout)
+            layouts.append(design.layout)
+        return self._labelled(image_B3HW, ids, layouts)
+
+    def _sources(self, number: int, refs: Sequence[SampleRef], reading: _Reading, allocate: Allocate) -> SourceBatch:
+        ids, designs, contents, sizes = [], [], [], []
+        for ref in refs:
+            sample_id, design = self._design(ref, reading)
+            ids.append(sample_id)
+            designs.append(design)
+            for tile in design.canvas.tiles:
+                content = tile.source.file if tile.source.file is not None else tile.source.image
+                contents.append(content)
+                sizes.append(_size_on_device(tile.source))
+        sources, content = gather(contents, allocate)
+        labels = self._labelled(np.empty((0, *self.image_shape[1:]), np.uint8), ids, [one.layout for one in designs])
+        return SourceBatch(number, labels, sources, tabulate(designs, sizes, self.imgsz), content)
+
+    def _labelled(self, image_B3HW: ImageArray, ids: Sequence[str], layouts: Sequence[Layout]) -> Batch:
         targets = targets_of(layouts, self.imgsz, self.shards.skeleton.flip_index)
-        batch = Batch(
+        return Batch(
             image_B3HW,
             targets.class_N,
             targets.box_cxcywh_N4,
@@ -72,24 +123,30 @@ class BatchSource:
             targets.image_index_N,
             tuple(ids),
         )
-        return Made(batch, reading.images_read, tuple(reading.bad))
 
-    def _draw(self, ref: SampleRef, reading: _Reading) -> tuple[str, ImageArray, Layout]:
+    def _design(self, ref: SampleRef, reading: _Reading) -> tuple[str, Design]:
         rng = sample_rng(self.seed, ref)
         open_epochs = self.epochs - self.augment.close_mosaic
         mosaic = rng.random() < self.augment.mosaic and ref.epoch < open_epochs
         sample_id, primary = reading.labelled(ref, rng)
         partners = [reading.labelled(partner, rng)[1] for partner in self.plan.partners(ref, rng, 3)] if mosaic else []
-        return sample_id, *draw_training_image(primary, partners, self.augment, imgsz=self.imgsz, rng=rng)
+        return sample_id, design_training_image(primary, partners, self.augment, imgsz=self.imgsz, rng=rng)
+
+
+def _size_on_device(source: Labelled) -> SourceSize:
+    """A file is decoded there at its full size, whatever fraction of it the design counts with."""
+    high, wide = source.image.shape[:2]
+    return SourceSize(wide, high) if source.file is None else SourceSize(source.width, source.height)
 
 
 class _Reading:
     """Reads and decodes the images of one batch, and keeps count of those that do not decode."""
 
-    def __init__(self, shards: ShardSet, plan: Plan, imgsz: int) -> None:
+    def __init__(self, shards: ShardSet, plan: Plan, imgsz: int, hand_over: HandOver) -> None:
         self._shards = shards
         self._plan = plan
         self._imgsz = imgsz
+        self._decodes_all = hand_over != "files"
         self.images_read = 0
         self.bad: list[str] = []
 
@@ -99,6 +156,8 @@ class _Reading:
             candidate = ref if attempt == 0 else self._plan.partners(ref, rng, 1)[0]
             sample = self._shards.sample(candidate.shard, candidate.index)
             self.images_read += 1
+            if not self._decodes_all and is_plain_jpeg(sample.image, sample.width, sample.height):
+                return sample.id, _undecoded(sample, self._imgsz)
             where = f"{self._shards.manifest.shards[candidate.shard].name}, sample {sample.id!r}"
             reduce = reduction_for(sample.width, sample.height, self._imgsz)
             try:
@@ -109,6 +168,13 @@ class _Reading:
                 continue
             return sample.id, Labelled(image, sample.people, sample.width, sample.height)
         raise DataError(f"{self.bad[-1]}; {MAX_REPLACEMENTS - 1} others of its window tried in its place are bad too")
+
+
+def _undecoded(sample: Sample, imgsz: int) -> Labelled:
+    """As if decoded at a fraction of its size, so that its design is that of the CPU path."""
+    reduce = reduction_for(sample.width, sample.height, imgsz)
+    image = yet_to_decode(-(-sample.width // reduce), -(-sample.height // reduce))
+    return Labelled(image, sample.people, sample.width, sample.height, sample.image)
 
 
 def _check_size(image: ImageArray, width: int, height: int, reduce: int, where: str) -> None:

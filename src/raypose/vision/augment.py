@@ -42,7 +42,7 @@ def draw_training_image(
     What its people become is for `targets_of` to say.
     """
     design = design_training_image(primary, partners, options, imgsz=imgsz, rng=rng)
-    return _draw(design, imgsz), design.layout
+    return draw_design(design, imgsz), design.layout
 
 
 def design_training_image(
@@ -77,7 +77,8 @@ def design_training_image(
     return Design(canvas, patches, table, layout)
 
 
-def _draw(design: Design, imgsz: int) -> ImageArray:
+def draw_design(design: Design, imgsz: int) -> ImageArray:
+    """The HW3 RGB image."""
     canvas, patches, table, layout = design
     if patches is None:
         image = draw_warped(canvas, cast(Matrix, layout.to_output), imgsz)

@@ -24,14 +24,15 @@ Matrix = NDArray[np.float64]
 class Labelled:
     """A decoded image and its people, whose coordinates refer to width x height pixels.
 
-    `image` (HW3 RGB) may be smaller than that: large images are decoded at a fraction of their size. Where it is still
-    to be decoded, on a GPU, `yet_to_decode` stands for it.
+    `image` (HW3 RGB) may be smaller than that: large images are decoded at a fraction of their size. Where a GPU is
+    still to decode it, `yet_to_decode` stands for it, and `file` is the image as it came.
     """
 
     image: ImageArray
     people: People
     width: int
     height: int
+    file: bytes | None = None
 
 
 def yet_to_decode(width: int, height: int) -> ImageArray:

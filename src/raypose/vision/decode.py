@@ -18,6 +18,7 @@ MAX_PIXELS = 178_956_970
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _JPEG_MARKERS_WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD9)})
+_JPEG_COMMON_FRAME_MARKERS = frozenset({0xC0, 0xC1, 0xC2})
 _JPEG_START_OF_PIXELS = 0xDA
 _JPEG_FRAME_MARKERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 # OpenCV's names for "reduced" say colour or grey, and refuse RGB beside colour; RGB beside grey is reduced RGB.
@@ -78,17 +79,28 @@ def header_size(content: bytes) -> tuple[int, int] | None:
     return None if jpeg is None else (jpeg.width, jpeg.height)
 
 
+def is_plain_jpeg(content: bytes, width: int, height: int) -> bool:
+    """Whether this is a JPEG of that size that any decoder reads alike: 8-bit grey or YCbCr, nothing to be turned."""
+    jpeg = _jpeg_header(content)
+    if jpeg is None or (jpeg.width, jpeg.height) != (width, height):
+        return False
+    return jpeg.is_common and jpeg.components in (1, 3) and not jpeg.has_exif
+
+
 class _JpegHeader(NamedTuple):
     width: int
     height: int
+    components: int
+    is_common: bool
+    """Baseline or progressive, Huffman coded, 8 bits."""
     has_exif: bool
     """It may say which side is up, which OpenCV obeys."""
 
 
 def _jpeg_header(content: bytes) -> _JpegHeader | None:
     """What the segments before the pixels tell; None where they are no JPEG's or have no end."""
-    size, has_exif, position = None, False, 2
-    while content.startswith(b"\xff\xd8") and position + 9 <= len(content) and content[position] == 0xFF:
+    frame, has_exif, position = None, False, 2
+    while content.startswith(b"\xff\xd8") and position + 10 <= len(content) and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # a fill byte before the marker
             position += 1
@@ -99,11 +111,11 @@ def _jpeg_header(content: bytes) -> _JpegHeader | None:
         if marker == _JPEG_START_OF_PIXELS:
             break
         if marker in _JPEG_FRAME_MARKERS:
-            height, width = struct.unpack_from(">HH", content, position + 5)
-            size = width, height
+            bits, height, width, components = struct.unpack_from(">BHHB", content, position + 4)
+            frame = width, height, components, marker in _JPEG_COMMON_FRAME_MARKERS and bits == 8
         has_exif = has_exif or content.startswith(b"Exif\0", position + 4)
         position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
-    return None if size is None else _JpegHeader(*size, has_exif)
+    return None if frame is None else _JpegHeader(*frame, has_exif)
 
 
 def _undecodable(content: bytes, where: str) -> DataError:
