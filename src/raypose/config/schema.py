@@ -80,6 +80,12 @@ class DataConfig(_Section):
     """Most bytes of shards in that folder; a number or a size such as `50GiB`."""
 
 
+class ProfileConfig(_Section):
+    start: Annotated[int, Field(ge=0)] = 10
+    """First step to record. The very first ones are not typical."""
+    steps: Annotated[int, Field(ge=1)] = 5
+
+
 class TrainConfig(_Section):
     epochs: Annotated[int, Field(ge=1)] = 100
     batch: Annotated[int, Field(ge=1)] = 16
@@ -129,6 +135,8 @@ class TrainConfig(_Section):
     """Such steps in a row that `skip` and `rollback` let pass."""
     patience: Annotated[int, Field(ge=0)] = 100
     """Stop after this many epochs without a better `checkpoint.best_metric`. 0 never stops early."""
+    profile: ProfileConfig | None = None
+    """Record `{start, steps}` as a Chrome trace below `profile/`. No part of the recipe."""
 
     @field_validator("imgsz")
     @classmethod
@@ -368,6 +376,7 @@ class RunConfig(_Section):
             # Chosen when it is too late for the run that needs it: a run that stopped is resumed with another answer.
             exclude={"train": {"on_bad_loss", "max_bad_steps"}},
         )
+        del recipe["train"]["profile"]
         recipe["virtual_workers"] = self.scaling.lanes
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 

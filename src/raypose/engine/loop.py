@@ -15,6 +15,7 @@ from raypose.engine.bad_loss import answer_bad_loss
 from raypose.engine.finish import Summary, finish
 from raypose.engine.meter import Meter, peak_memory_bytes
 from raypose.engine.saving import Saver
+from raypose.engine.profiler import StepProfiler
 from raypose.engine.setup import Parts
 from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
@@ -58,20 +59,23 @@ class _Loop:
         self._loader = parts.loader(parts.progress.step)
         self._bad_images_counted = 0
         self._images_read_counted = 0
+        self._profiler = StepProfiler(parts.config.train.profile, parts.world, parts.store, report)
 
     def train(self, progress: TrainProgress) -> TrainProgress:
         parts = self._parts
         set_epoch(parts.model, parts.plan.epochs_completed(progress.step), parts.config.train.epochs)
         batches = iter(self._loader)
         while not self._is_over(progress):
-            with self._meter.waiting_for_data():
-                micro_batches = next(batches)
-            result = parts.train_step(progress.step, micro_batches, progress.updates)
+            with self._profiler.recording(progress.step):
+                with self._meter.waiting_for_data():
+                    micro_batches = next(batches)
+                result = parts.train_step(progress.step, micro_batches, progress.updates)
             progress = self._advance(progress, result)
             if result.dropped is not None:
                 self._saver.wait()  # a rollback goes back to the newest checkpoint
                 progress = answer_bad_loss(parts, result.dropped, progress, self._report)
             progress = self._after_step(progress)
+        self._profiler.close()
         return replace(progress, wall_seconds=time.monotonic() - self._wall_start)
 
     def _advance(self, progress: TrainProgress, result: StepResult) -> TrainProgress:
