@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from raypose.config.byte_size import ByteSize
 from raypose.config.s3_url import SCHEME, S3Location
@@ -163,12 +163,33 @@ class AugmentConfig(_Section):
     fliplr: Fraction = 0.5
 
 
+class WorkerRange(_Section):
+    min: Annotated[int, Field(ge=1)]
+    max: Annotated[int, Field(ge=1)]
+
+    @model_validator(mode="after")
+    def _check_order(self) -> WorkerRange:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min} is more than max {self.max}; exchange them")
+        return self
+
+
+Workers = Annotated[
+    Annotated[int, Field(ge=1), Tag("number")] | Annotated[WorkerRange, Tag("range")],
+    # Only the kind that was meant is checked, and spoken of in errors.
+    Discriminator(lambda value: "range" if isinstance(value, dict | WorkerRange) else "number"),
+]
+
+
 class ScalingConfig(_Section):
-    workers: Annotated[int, Field(ge=1)] = 1
-    """Ray Train workers, each one process of the data-parallel group."""
+    workers: Workers = 1
+    """Ray Train workers, each one process of the data-parallel group. `{min: 1, max: 8}` goes on with as many of them as
+    the cluster has room for."""
+    resize_every_s: Annotated[float, Field(ge=1.0)] = 60.0
+    """How often a run with a range of workers looks for room for more."""
     virtual_workers: Annotated[int, Field(ge=1)] | None = None
     """Equal parts of a global batch, shared out over the workers. Fixes the recipe: a run with the same number
-    of virtual workers is the same run on any number of workers. None means as many as `workers`."""
+    of virtual workers is the same run on any number of workers. None means as many as `workers`, or its `max`."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto`: CUDA when the Ray cluster (or, without Ray, this machine) has GPUs, else CPU."""
     cpus_per_worker: Annotated[float, Field(gt=0.0)] | None = None
@@ -176,18 +197,28 @@ class ScalingConfig(_Section):
 
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Lost workers after each of which the run restarts from its last checkpoint."""
+    collective_timeout_s: Annotated[int, Field(ge=10)] = 600
+    """How long a worker waits for the others, all of them alive, before the run restarts."""
+
+    @property
+    def min_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.min
+
+    @property
+    def max_workers(self) -> int:
+        return self.workers if isinstance(self.workers, int) else self.workers.max
 
     @property
     def lanes(self) -> int:
         """The number of virtual workers that applies."""
-        return self.virtual_workers or self.workers
+        return self.virtual_workers or self.max_workers
 
     @model_validator(mode="after")
     def _check_virtual_workers(self) -> ScalingConfig:
-        if self.lanes < self.workers:
+        if self.lanes < self.max_workers:
             raise ValueError(
-                f"{self.workers} workers cannot share {self.lanes} virtual workers;"
-                f" set virtual_workers to {self.workers} or more, or use fewer workers"
+                f"{self.max_workers} workers cannot share {self.lanes} virtual workers;"
+                f" set virtual_workers to {self.max_workers} or more, or use fewer workers"
             )
         return self
 
@@ -259,27 +290,6 @@ class CallbackConfig(_Section):
     """Keyword arguments."""
 
 
-class MlflowConfig(_Section):
-    tracking_uri: str | None = None
-    """Server or store. None: `$MLFLOW_TRACKING_URI`, else what MLflow takes by itself."""
-    experiment: str = "raypose"
-
-
-class WandbConfig(_Section):
-    project: str = "raypose"
-    entity: str | None = None
-    """Team or user. None: that of the login."""
-    mode: Literal["online", "offline"] = "online"
-    """`offline` writes files below `$WANDB_DIR`, by default `wandb/`, for `wandb sync`."""
-
-
-class CallbackConfig(_Section):
-    use: str = Field(min_length=1)
-    """A name that a package offers, or `package.module:Name`."""
-    args: dict[str, Any] = {}
-    """Keyword arguments."""
-
-
 class TelemetryConfig(_Section):
     tensorboard: bool = True
     """Write TensorBoard event files below the run."""
@@ -290,12 +300,6 @@ class TelemetryConfig(_Section):
     none."""
     prometheus_host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` lets other machines scrape."""
-    mlflow: MlflowConfig | None = None
-    """Log to MLflow: `{tracking_uri, experiment}`. Needs `raypose[mlflow]`."""
-    wandb: WandbConfig | None = None
-    """Log to Weights & Biases: `{project, entity, mode}`. Needs `raypose[wandb]`."""
-    callbacks: Annotated[tuple[CallbackConfig, ...], Field(strict=False)] = ()
-    """Code of your own that hears the run's events: a list of `{use, args}`."""
     mlflow: MlflowConfig | None = None
     """Log to MLflow: `{tracking_uri, experiment}`. Needs `raypose[mlflow]`."""
     wandb: WandbConfig | None = None

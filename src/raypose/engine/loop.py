@@ -24,15 +24,21 @@ from raypose.model import loss_names, set_epoch
 from raypose.telemetry import EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
 
-def run(parts: Parts, report: Reporter, should_stop: Callable[[], bool] = lambda: False) -> Summary | None:
+def run(
+    parts: Parts,
+    report: Reporter,
+    should_stop: Callable[[], bool] = lambda: False,
+    is_warned: Callable[[], bool] = lambda: False,
+) -> Summary | None:
     """Train from `parts.progress` to the end. Returns the summary on the leader, None elsewhere.
 
     Events go to `report` on the leader; the other workers may pass a reporter that does nothing. The leader asks
-    `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError.
+    `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError. All workers
+    ask `is_warned` at the same time, and agree: some of them are about to be lost, so all save, and go on.
     """
     report(_run_started(parts))
     with Saver(parts, report) as saver:
-        progress = _Loop(parts, report, should_stop, saver).train(parts.progress)
+        progress = _Loop(parts, report, should_stop, is_warned, saver).train(parts.progress)
     return finish(parts, progress, report)
 
 
@@ -46,10 +52,18 @@ class _Validated:
 class _Loop:
     """What lives from one step to the next besides `Parts`: the meter and the clock."""
 
-    def __init__(self, parts: Parts, report: Reporter, should_stop: Callable[[], bool], saver: Saver) -> None:
+    def __init__(
+        self,
+        parts: Parts,
+        report: Reporter,
+        should_stop: Callable[[], bool],
+        is_warned: Callable[[], bool],
+        saver: Saver,
+    ) -> None:
         self._parts = parts
         self._report = report
         self._should_stop = should_stop
+        self._is_warned = is_warned
         self._saver = saver
         self._meter = Meter(
             loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
@@ -94,10 +108,11 @@ class _Loop:
         """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint, an early end."""
         parts, config = self._parts, self._parts.config
         self._saver.look()
-        interrupted, saves_by_clock = False, False
+        interrupted, saves_now = False, False
         if progress.step % config.telemetry.log_every_steps == 0:
             self._report(self._steps_done(progress))
-            interrupted, saves_by_clock = parts.world.from_leader(self._leader_wishes())
+            interrupted, is_due = parts.world.from_leader(self._leader_wishes())
+            saves_now = self._is_warned() or is_due
         epoch = parts.plan.epochs_completed(progress.step)
         epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
         is_last = progress.step == parts.total_steps
@@ -109,7 +124,7 @@ class _Loop:
         every_steps = config.checkpoint.every_steps
         saves_step = every_steps is not None and progress.step % every_steps == 0
         is_best = evaluation is not None and evaluation.is_best
-        if saves_epoch or saves_step or saves_by_clock or is_best or interrupted or self._is_over(progress):
+        if saves_epoch or saves_step or saves_now or is_best or interrupted or self._is_over(progress):
             progress = self._save(progress, evaluation)
         if interrupted and not self._is_over(progress):
             self._saver.wait()

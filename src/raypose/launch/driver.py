@@ -47,18 +47,23 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     from raypose.launch.failures import TellFailures
     from raypose.launch.monitor import RunMonitor
     from raypose.launch.worker import train_function
 
-    monitor = ray.remote(num_cpus=0)(RunMonitor).remote()
+    # Beside the driver, without which there is no run, and not on a node that may be lost.
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote()
     trainer = TorchTrainer(
         train_function,
         train_loop_config={"config": config.model_dump_json(), "monitor": monitor},
+        torch_config=TorchConfig(timeout_s=config.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
-            num_workers=config.scaling.workers,
+            num_workers=_worker_numbers(config),
+            elastic_resize_monitor_interval_s=config.scaling.resize_every_s,
             use_gpu=_uses_gpu(config),
             resources_per_worker=_resources(config),
         ),
@@ -128,10 +133,15 @@ def _stop_signals(monitor: Any) -> Iterator[None]:
             signal.signal(number, handler)
 
 
+def _worker_numbers(config: RunConfig) -> int | tuple[int, int]:
+    scaling = config.scaling
+    return scaling.workers if isinstance(scaling.workers, int) else (scaling.min_workers, scaling.max_workers)
+
+
 def _local_cpus(config: RunConfig) -> int:
     """Ray's own Ray may count more CPUs than there are: a small machine can still be asked for many workers."""
     per_worker = config.scaling.cpus_per_worker or 1.0
-    return max(os.cpu_count() or 1, int(config.scaling.workers * per_worker))
+    return max(os.cpu_count() or 1, int(config.scaling.max_workers * per_worker))
 
 
 def _resources(config: RunConfig) -> dict[str, float]:
@@ -140,7 +150,7 @@ def _resources(config: RunConfig) -> dict[str, float]:
     if config.scaling.cpus_per_worker is not None:
         cpus = config.scaling.cpus_per_worker
     else:
-        cpus = max(1.0, ray.cluster_resources().get("CPU", 1.0) // config.scaling.workers)
+        cpus = max(1.0, ray.cluster_resources().get("CPU", 1.0) // config.scaling.max_workers)
     return {"CPU": cpus, **({"GPU": 1.0} if _uses_gpu(config) else {})}
 
 

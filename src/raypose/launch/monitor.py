@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
+
 from raypose.errors import RayposeError
-from raypose.telemetry import Event
+from raypose.launch.heartbeat import SILENT_AFTER_S, Beat, Heartbeats
+from raypose.telemetry import Event, Notice
 
 
 class RunMonitor:
@@ -13,15 +16,17 @@ class RunMonitor:
         self._events: list[Event] = []
         self._outcome: RayposeError | None = None
         self._stop_requested = False
+        self._heartbeats = Heartbeats()
 
     def push(self, event: Event) -> None:
         """Worker: something happened."""
         self._events.append(event)
 
     def drain(self) -> list[Event]:
-        """Driver: what happened since the last call."""
+        """Driver: what happened since the last call; that a worker has fallen silent, too."""
         events, self._events = self._events, []
-        return events
+        silent = self._heartbeats.newly_silent(time.monotonic())
+        return [*events, *(Notice(f"not heard of for {SILENT_AFTER_S:.0f} s: {beat}") for beat in silent)]
 
     def end(self, outcome: RayposeError) -> None:
         """Worker: the run is over for a reason that a restart would not change. The first reason counts."""
@@ -30,6 +35,18 @@ class RunMonitor:
     def outcome(self) -> RayposeError | None:
         """Why the run is over, if it is over for a reason of its own."""
         return self._outcome
+
+    def beat(self, beat: Beat, group_size: int) -> None:
+        """Worker: alive."""
+        self._heartbeats.note(beat, group_size, time.monotonic())
+
+    def leave(self, rank: int) -> None:
+        """Worker: done, do not wait for another beat."""
+        self._heartbeats.forget(rank)
+
+    def standing(self) -> str:
+        """Worker: where all of them were last heard of."""
+        return self._heartbeats.standing(time.monotonic())
 
     def request_stop(self) -> None:
         """Driver: save and stop at the next opportunity."""

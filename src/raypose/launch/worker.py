@@ -6,13 +6,15 @@ imported where they are used: that is seconds of every start.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import ray
 
 from raypose.config import RunConfig
-from raypose.errors import RayposeError, RunInterruptedError
+from raypose.errors import RayposeError, RunInterruptedError, TrainingError
 from raypose.storage import open_store
 from raypose.telemetry import Event, fan_out
 
@@ -40,6 +42,8 @@ def train_function(assignment: dict[str, Any]) -> None:
 def _train(config: RunConfig, monitor: Any) -> None:
     from raypose.engine.loop import run
     from raypose.engine.setup import prepare
+    from raypose.launch.heartbeat import HeartbeatThread
+    from raypose.launch.preemption import PreemptionWarnings
     from raypose.telemetry.logbook import Logbook
 
     world = _world()
@@ -51,14 +55,40 @@ def _train(config: RunConfig, monitor: Any) -> None:
     def should_stop() -> bool:
         return bool(ray.get(monitor.stop_requested.remote()))
 
-    if not world.is_leader:
-        run(prepare(config, world, store, _ignore), _ignore, should_stop)
-        return
-    parts = prepare(config, world, store, tell_driver)
-    with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
-        run(parts, fan_out(logbook, tell_driver), should_stop)
+    warnings = PreemptionWarnings()
+    with HeartbeatThread(monitor, world.rank, world.size), _explained(config, monitor):
+        if not world.is_leader:
+            run(prepare(config, world, store, _ignore), _ignore, should_stop, warnings.is_new)
+            return
+        parts = prepare(config, world, store, tell_driver)
+        with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
+            run(parts, fan_out(logbook, tell_driver), should_stop, warnings.is_new)
     # Calls of one worker are answered in order: when this one is, the driver can collect all events.
     ray.get(monitor.outcome.remote())
+
+
+@contextlib.contextmanager
+def _explained(config: RunConfig, monitor: Any) -> Iterator[None]:
+    """Say what to do about too little GPU memory, and whom a worker has waited for in vain."""
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        # Half a micro-batch would have other BatchNorm statistics: that is another recipe, and for the user to choose.
+        raise TrainingError(
+            f"scaling.virtual_workers: {config.micro_batch} images of {config.train.imgsz} px at a time do not fit the"
+            f" GPU ({str(error).splitlines()[0]}); start a new run with virtual_workers of"
+            f" {config.scaling.lanes * 2} or a smaller train.batch, train.imgsz or model"
+        ) from error
+    except RuntimeError as error:
+        if "timed out" not in str(error).lower():
+            raise
+        standing = ray.get(monitor.standing.remote())
+        # Not an error of raypose's own, after which nothing would be tried again.
+        raise RuntimeError(
+            f"waited for other workers for {config.scaling.collective_timeout_s} s: {standing}"
+        ) from error
 
 
 def _world() -> World:
