@@ -17,7 +17,7 @@ from raypose.config import RunConfig
 from raypose.engine.loop import run
 from raypose.engine.setup import Parts, prepare
 from raypose.engine.world import World
-from raypose.errors import CheckpointError, TrainingError
+from raypose.errors import TrainingError
 from raypose.storage import open_store
 from raypose.structures import Batch
 from raypose.telemetry import Event, Notice, StepsDone
@@ -164,5 +164,4 @@ def test_bad_steps_with_good_ones_between_them_are_let_pass(data: Path, tmp_path
 def test_there_is_nothing_to_roll_back_to_before_the_first_checkpoint(data: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="no checkpoint yet to roll back to"):
         train(run_of(data, tmp_path, "train.on_bad_loss=rollback"), 2)
-    with pytest.raises(CheckpointError, match="no checkpoint"):
-        CheckpointStore(open_store(str(tmp_path / "tiny"))).load("step-00000000")
+    assert CheckpointStore(open_store(str(tmp_path / "tiny"))).saved() == []

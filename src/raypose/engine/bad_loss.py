@@ -11,7 +11,6 @@ import json
 import math
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 
 from raypose.checkpoint import TrainProgress
+from raypose.data.training_batch import BatchSource
 from raypose.engine.loss_guard import BadStep
 from raypose.engine.restore import restore
 from raypose.engine.setup import Parts
@@ -115,13 +115,19 @@ def _suspects(parts: Parts, bad: BadStep) -> Sequence[int]:
 
 
 def _redraw(parts: Parts, step: int, bad: BadStep) -> Iterator[_Kept]:
-    """This worker's micro-batches whose loss is not finite, or all of them where every loss is."""
-    batches: Any = iter(parts.loader(step))
-    with closing(batches):
-        drawn: tuple[Batch, ...] = next(batches)
-    lanes = parts.world.lanes(parts.plan.lanes)
-    for lane, batch, losses in zip(lanes, drawn, bad.losses_LT.tolist(), strict=True):
+    """This worker's micro-batches whose loss is not finite, or all of them where every loss is.
+
+    By the processor's reference, also where a GPU draws the pictures for training.
+    """
+    lanes = tuple(parts.world.lanes(parts.plan.lanes))
+    train = parts.config.train
+    source = BatchSource(
+        parts.train_set, parts.plan, lanes, parts.config.augment, train.imgsz, train.seed, train.epochs, step
+    )
+    for number, (lane, losses) in enumerate(zip(lanes, bad.losses_LT.tolist(), strict=True)):
         if bad.in_gradient_only or not all(map(math.isfinite, losses)):
+            batch = source.make(number, lambda size: np.empty(size, np.uint8)).batch
+            assert isinstance(batch, Batch)  # what a source makes unless it is told otherwise
             named = dict(zip(loss_names(parts.model), losses, strict=True)) if step == bad.step else None
             yield _Kept(lane, tuple(map(_png, batch.image_B3HW)), _record(parts, step, lane, batch, named))
 
@@ -147,9 +153,12 @@ def _record(parts: Parts, step: int, lane: int, batch: Batch, losses: dict[str, 
                 "keypoints": batch.keypoints_NK3[mine].tolist(),
             }
         )
-    # JSON has no NaN, and here it matters which of the three it was.
-    shown = losses and {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
-    return {"virtual_worker": lane, "losses": shown, "samples": samples}
+    return {"virtual_worker": lane, "losses": losses and _shown(losses), "samples": samples}
+
+
+def _shown(losses: dict[str, float]) -> dict[str, float | str]:
+    """JSON has no NaN, and here it matters which of the three it was."""
+    return {name: value if math.isfinite(value) else str(value) for name, value in losses.items()}
 
 
 def _picture_name(lane: int, index: int) -> str:
