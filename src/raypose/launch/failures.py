@@ -14,7 +14,7 @@ _MOST_TELLING_FIRST = ("preempted", "out_of_memory", "node_lost", "worker_lost",
 """One lost worker makes the others fail with broken connections, which tell less."""
 
 
-class TellFailures(UserCallback):
+class TellFailures(UserCallback):  # type: ignore[misc]  # Ray is not checked
     """Runs in Ray's controller. `monitor` is the run's RunMonitor, an actor."""
 
     def __init__(self, monitor: Any) -> None:
