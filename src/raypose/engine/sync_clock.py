@@ -22,7 +22,7 @@ class SyncClock:
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if world.size > 1 and not world.device.startswith("cuda"):
             # Backward ends at the first layer.
-            trainable[0].register_post_accumulate_grad_hook(self._stop_own)
+            trainable[0].register_post_accumulate_grad_hook(self._stop_own)  # type: ignore[no-untyped-call]
 
     def seconds_since_own(self) -> float:
         """After a backward pass: how long ago this worker's own part of it was done."""

@@ -30,16 +30,17 @@ def find_callbacks(wanted: Sequence[CallbackConfig]) -> list[tuple[str, Reporter
 
 
 def _build(entry: CallbackConfig) -> Reporter:
-    target = load_plugin(entry.use, group=ENTRY_POINTS, noun="callback")
+    target: Any = load_plugin(entry.use, group=ENTRY_POINTS, noun="callback")
     if not inspect.isclass(target):
         _require_takes(entry, target, None, **entry.args)
         return partial(target, **entry.args)
     _require_takes(entry, target, **entry.args)
     try:
-        callback: Reporter = target(**entry.args)
+        made: Any = target(**entry.args)
     except Exception as error:
         raise ConfigError(f"{entry.use}: cannot be made with {entry.args}: {error}; mend its args") from error
-    _require_takes(entry, callback, None)
+    _require_takes(entry, made, None)
+    callback: Reporter = made
     return callback
 
 

@@ -25,7 +25,10 @@ def reporting(config: RunConfig, store: ObjectStore, report: Reporter) -> Iterat
     _require_packages(config)
     with contextlib.ExitStack() as until_the_end:
         reporters = [report, *_metrics(config, report, until_the_end)]
-        others = [*callbacks, *((name, Tracking(tracker, store)) for name, tracker in _trackers(config, store))]
+        others: list[tuple[str, Reporter]] = [
+            *callbacks,
+            *((name, Tracking(tracker, store)) for name, tracker in _trackers(config, store)),
+        ]
         for name, listener in others:
             guarded = Guarded(name, listener, report)
             until_the_end.callback(guarded.close)
