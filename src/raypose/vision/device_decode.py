@@ -1,0 +1,32 @@
+"""JPEG files to pixels where training wants them: by nvJPEG on a GPU, through torchvision."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
+
+
+def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """3HW RGB images on `device` of files (uint8, in host memory). Raises RuntimeError where one does not decode."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision tells of its successor at every call
+        images: list[Tensor] = decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device)
+    return images
+
+
+def decodes_jpegs(device: torch.device) -> bool:
+    """Whether this torchvision decodes on this device, and not merely for it: found by trying."""
+    if device.type != "cuda":
+        return False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            file = encode_jpeg(torch.zeros(3, 16, 16, dtype=torch.uint8))
+        decode_jpegs([file], device)
+    except (RuntimeError, NotImplementedError):
+        return False
+    return True
