@@ -183,8 +183,8 @@ Workers = Annotated[
 
 class ScalingConfig(_Section):
     workers: Workers = 1
-    """Ray Train workers, each one process of the data-parallel group. `{min: 1, max: 8}` goes on with as many of them as
-    the cluster has room for."""
+    """Ray Train workers, each one process of the data-parallel group. `{min: 1, max: 8}` goes on with as many of them
+    as the cluster has room for."""
     resize_every_s: Annotated[float, Field(ge=1.0)] = 60.0
     """How often a run with a range of workers looks for room for more."""
     virtual_workers: Annotated[int, Field(ge=1)] | None = None
@@ -230,7 +230,7 @@ class CheckpointConfig(_Section):
     every_minutes: Annotated[float, Field(gt=0.0)] | None = None
     """Also save once so many minutes have passed since the last checkpoint, at the next line of the log."""
     background: bool = True
-    """Write checkpoints while training goes on, from a copy in memory. Otherwise training waits until one is durable."""
+    """Write checkpoints while training goes on, from a copy in memory. Otherwise training waits for each of them."""
     keep_last: Annotated[int, Field(ge=1)] = 2
     keep_best: Annotated[int, Field(ge=0)] = 1
     best_metric: str = "pose_ap"

@@ -46,7 +46,7 @@ class Feed:
             for batches in self._loader:
                 yield tuple(map(self._on_device, batches))
             return
-        stream = torch.cuda.Stream(self._device)
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
 
         def ahead(batches: tuple[Batch | SourceBatch, ...]) -> tuple[tuple[DeviceBatch, ...], torch.cuda.Event]:
             with torch.cuda.stream(stream):

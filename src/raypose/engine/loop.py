@@ -7,6 +7,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import cast
 
 import torch
 
@@ -14,13 +15,14 @@ from raypose.checkpoint import TrainProgress, best_first
 from raypose.engine.bad_loss import answer_bad_loss
 from raypose.engine.finish import Summary, finish
 from raypose.engine.meter import Meter, peak_memory_bytes
-from raypose.engine.saving import Saver
 from raypose.engine.profiler import StepProfiler
+from raypose.engine.saving import Saver
 from raypose.engine.setup import Parts
 from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
 from raypose.errors import ConfigError, RunInterruptedError
 from raypose.model import loss_names, set_epoch
+from raypose.structures import Batch
 from raypose.telemetry import EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
 
@@ -82,7 +84,8 @@ class _Loop:
         while not self._is_over(progress):
             with self._profiler.recording(progress.step):
                 with self._meter.waiting_for_data():
-                    micro_batches = next(batches)
+                    # The loader was asked for finished pictures, so these are no SourceBatches.
+                    micro_batches = cast(tuple[Batch, ...], next(batches))
                 result = parts.train_step(progress.step, micro_batches, progress.updates)
             progress = self._advance(progress, result)
             if result.dropped is not None:

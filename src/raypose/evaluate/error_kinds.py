@@ -118,7 +118,7 @@ def _corrected(by_pose: Comparison, wrong_PK: BoolArray, person_P: IntArray, sig
     prediction, keypoint = np.nonzero(wrong_PK)
     xy_PK2[prediction, keypoint] = truth.keypoints_MK3[person_P[prediction], keypoint, :2]
     found, similarity_Q = replace(by_pose.found, xy_PK2=xy_PK2), by_pose.similarity_Q.copy()
-    moved_P: BoolArray = wrong_PK.any(axis=1)
+    moved_P: BoolArray = np.logical_or.reduce(wrong_PK, axis=1)
     affected_Q = moved_P[by_pose.pairs.found_Q]
     similarity_Q[affected_Q] = oks(truth, found, by_pose.pairs.select(affected_Q), sigmas_K)
     return replace(by_pose, found=found, similarity_Q=similarity_Q)

@@ -230,7 +230,7 @@ def save_ultralytics(
 def portable_copy(model: nn.Module) -> nn.Module:
     """A copy as `write_portable` wants it: on the CPU, float32, in plain memory order, without what training adds."""
     module: nn.Module = copy.deepcopy(inference_view(model)).float().cpu().requires_grad_(False)
-    return module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.contiguous_format)
 
 
 def write_portable(
@@ -238,7 +238,7 @@ def write_portable(
 ) -> None:
     """`save_ultralytics` for a module that is a portable copy already: the copying is what takes long."""
     args = _ultralytics_args(spec, train)
-    module.args = args
+    module.args = args  # type: ignore[assignment]
     content = {
         "date": datetime.now(UTC).isoformat(),
         "version": ultralytics_version,

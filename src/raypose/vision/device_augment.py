@@ -32,9 +32,9 @@ def draw_batch(sources: Sequence[Tensor], table: SamplingTable, imgsz: int) -> T
     image_B3HW = torch.cat(drawn)
     if table.colour_table_B is None:
         return image_B3HW
-    colours = _moved(table.colour_table_B, device).split(_IMAGES_AT_ONCE)
+    colours = torch.split(_moved(table.colour_table_B, device), _IMAGES_AT_ONCE)
     return torch.cat(
-        [recolour(part, table) for part, table in zip(image_B3HW.split(_IMAGES_AT_ONCE), colours, strict=True)]
+        [recolour(part, table) for part, table in zip(torch.split(image_B3HW, _IMAGES_AT_ONCE), colours, strict=True)]
     )
 
 
@@ -92,7 +92,7 @@ class _Maps:
         )
         width_S, height_S = np.array(packed.width_S), np.array(packed.height_S)
         whole_S3 = np.stack([np.array(packed.offset_S), width_S, width_S * height_S], axis=-1)
-        to_place, region, to_source, bounds = _moved(reals, device).split([9, *[4 * TILES] * 3], dim=1)
+        to_place, region, to_source, bounds = torch.split(_moved(reals, device), [9, *[4 * TILES] * 3], dim=1)
         whole_BT3 = _moved(whole_S3[table.source_BT], device)
         return cls(
             to_place.view(count, 3, 3),
@@ -103,7 +103,7 @@ class _Maps:
         )
 
     def split(self, size: int) -> list[_Maps]:
-        parts = [cast(Tensor, getattr(self, name)).split(size) for name in self.__slots__]
+        parts = [torch.split(cast(Tensor, getattr(self, name)), size) for name in self.__slots__]
         return [_Maps(*columns) for columns in zip(*parts, strict=True)]
 
 

@@ -66,10 +66,11 @@ def tabulate(designs: Sequence[Design], sizes: Sequence[SourceSize], imgsz: int)
     for number, design in enumerate(designs):
         table.to_place_B33[number] = _to_place(design, imgsz)
         for index, tile in enumerate(design.canvas.tiles):
-            if design.patches is None:
-                row = _warped_row(design, tile, sizes[source])
-            else:
-                row = _aligned_row(design.patches[index], tile, sizes[source])
+            row = (
+                _warped_row(design, tile, sizes[source])
+                if design.patches is None
+                else _aligned_row(design.patches[index], tile, sizes[source])
+            )
             if row is not None:
                 table.region_BT4[number, index] = row.region
                 table.to_source_BT4[number, index] = row.to_source
