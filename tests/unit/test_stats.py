@@ -90,8 +90,10 @@ def test_quantiles_of_a_spread_are_within_half_a_percent(values_N: np.ndarray, s
     spread = Spread()
     for part in np.array_split(values_N, 3):
         spread.add(part)
-    exact = float(np.quantile(values_N, share, method="inverted_cdf"))
-    assert spread.quantiles([share])[share] == pytest.approx(exact, rel=0.005)
+    # Where share times count is a whole number but for rounding, either neighbour is right.
+    around = [min(max(share + rounding, 0.0), 1.0) for rounding in (-1e-9, 1e-9)]
+    lowest, highest = np.quantile(values_N, around, method="inverted_cdf")
+    assert lowest * 0.995 <= spread.quantiles([share])[share] <= highest * 1.005
     assert spread.quantiles([0.0, 1.0]) == {0.0: values_N.min(), 1.0: values_N.max()}
     edges, counts = spread.histogram(4)
     assert sum(counts) == len(values_N) and len(edges) == len(counts) + 1
