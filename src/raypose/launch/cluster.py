@@ -8,6 +8,8 @@ import os
 import secrets
 from collections.abc import Iterator
 
+from raypose.errors import TrainingError
+
 # Read by Ray when it is imported or started, so they are set before that happens.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -39,16 +41,26 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
     logging.getLogger("ray").setLevel(logging.WARNING)
     address = os.environ.get("RAY_ADDRESS")
     started_here = {} if address else {"num_cpus": local_cpus, "include_dashboard": False}
-    ray.init(
-        address=address or "local",
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        **started_here,
-    )
+    try:
+        ray.init(
+            address=address or "local",
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            **started_here,
+        )
+    except Exception as error:  # Ray raises plain exceptions here
+        raise TrainingError(_no_ray(address, error)) from error
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _no_ray(address: str | None, error: Exception) -> str:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    if address:
+        return f"RAY_ADDRESS: no Ray cluster answers at {address}: {reason}; start one there, correct or unset it"
+    return f"Ray did not start on this machine: {reason}; 'raypose doctor' checks what it needs"
 
 
 def _prepare_environment() -> None:
