@@ -192,7 +192,8 @@ def test_a_lane_passes_each_shard_once_an_epoch(plan: Plan) -> None:
         times = Counter(use.shard for use in uses_until(plan, 0, end, lane))
         for shard, passes in times.items():
             epochs = len({ref.epoch for ref in refs if ref.shard == shard})
-            assert passes <= 2 * max(epochs, 1)  # twice where its piece ends in the shard it began in
+            # Twice where its piece ends in the shard it began in; the window at the end may reach into one more epoch.
+            assert passes <= 2 * (epochs + 1)
 
 
 def test_reading_shards_ahead_of_a_billion_samples_shuffles_nothing() -> None:
