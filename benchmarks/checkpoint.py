@@ -30,6 +30,7 @@ from typing import Any
 
 import boto3
 import torch
+from benchmarks.faults import ENVIRONMENT
 from benchmarks.loader import free_port, machine
 from botocore.config import Config
 from tests.data_sets import build_synthetic, tiny_run
@@ -50,15 +51,6 @@ WAYS = {
     "none": [],
     "background": [f"checkpoint.every_steps={EVERY_STEPS}"],
     "waiting": [f"checkpoint.every_steps={EVERY_STEPS}", "checkpoint.background=false"],
-}
-# The keys of a server on loopback that lives as long as this script.
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "raypose",
-    "AWS_SECRET_ACCESS_KEY": "raypose-secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_CONFIG_FILE": "/nonexistent",
-    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    "YOLO_OFFLINE": "true",
 }
 
 

@@ -11,22 +11,18 @@ import numpy as np
 import pytest
 import torch
 from tests.data_sets import build_synthetic, tiny_run
+from tests.faults import interrupted
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
-from raypose.engine.loop import run
 from raypose.engine.setup import Parts, prepare
 from raypose.engine.world import World
 from raypose.errors import TrainingError
 from raypose.storage import open_store
 from raypose.structures import Batch
-from raypose.telemetry import Event, Notice, StepsDone
+from raypose.telemetry import Event, Notice
 
 BAD_STEP = 7
-
-
-class Power(Exception):  # noqa: N818
-    """Stands for the power cut."""
 
 
 @pytest.fixture(scope="module")
@@ -55,25 +51,7 @@ def poison(parts: Parts, *steps: int) -> None:
 
 
 def train(config: RunConfig, *bad_steps: int, cut_after: int | None = None) -> tuple[list[Event], Snapshot]:
-    store = open_store(config.storage).child(config.name)
-    events: list[Event] = []
-
-    def report(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, StepsDone) and event.step == cut_after:
-            raise Power
-
-    torch.set_num_threads(1)
-    parts = prepare(config, World(), store, report)
-    poison(parts, *bad_steps)
-    if cut_after is None:
-        run(parts, report)
-    else:
-        with pytest.raises(Power):
-            run(parts, report)
-    latest = CheckpointStore(store).load_latest(pytest.fail)
-    assert latest is not None
-    return events, latest
+    return interrupted.train(config, cut_after=cut_after, spoil=lambda parts: poison(parts, *bad_steps))
 
 
 def notices(events: list[Event]) -> list[str]:

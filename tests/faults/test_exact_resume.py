@@ -8,48 +8,20 @@ from pathlib import Path
 import pytest
 import torch
 from tests.data_sets import build_synthetic, tiny_run
+from tests.faults.interrupted import train
 from tests.faults.killed_run import AfterSteps, AtWrite, InValidation, Kill, train_in_process, train_through
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
-from raypose.engine.loop import run
-from raypose.engine.setup import prepare
-from raypose.engine.world import World
 from raypose.errors import CheckpointError
 from raypose.model import multiplies_bfloat16
 from raypose.storage import open_store
-from raypose.telemetry import Event, Notice, StepsDone
-
-
-class Power(Exception):  # noqa: N818
-    """Stands for the power cut: nothing of the run survives it but what is in storage."""
+from raypose.telemetry import Notice, StepsDone
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_synthetic(tmp_path_factory.mktemp("data"))
-
-
-def train(config: RunConfig, *, cut_after: int | None = None) -> tuple[list[Event], Snapshot]:
-    """Run or continue; returns what was reported and the newest checkpoint."""
-    store = open_store(config.storage).child(config.name)
-    events: list[Event] = []
-
-    def report(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, StepsDone) and event.step == cut_after:
-            raise Power
-
-    torch.set_num_threads(1)
-    parts = prepare(config, World(), store, report)
-    if cut_after is None:
-        run(parts, report)
-    else:
-        with pytest.raises(Power):
-            run(parts, report)
-    latest = CheckpointStore(store).load_latest(pytest.fail)
-    assert latest is not None
-    return events, latest
 
 
 def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:

@@ -20,7 +20,7 @@ import numpy as np
 from raypose.checkpoint import TrainProgress
 from raypose.data.training_batch import BatchSource
 from raypose.engine.loss_guard import BadStep
-from raypose.engine.restore import restore
+from raypose.engine.restore import newest_for_all, restore
 from raypose.engine.setup import Parts
 from raypose.engine.step import image_size_of
 from raypose.errors import StorageError, TrainingError
@@ -58,9 +58,7 @@ def answer_bad_loss(parts: Parts, bad: BadStep, progress: TrainProgress, report:
 
 def _roll_back(parts: Parts, progress: TrainProgress, what: str, report: Reporter) -> tuple[TrainProgress, str]:
     """The newest checkpoint's weights, optimizer and average, and the data that follows the bad step."""
-    # Nobody looks for the newest one before the leader is here and has published what it had to.
-    parts.world.from_leader(None)
-    snapshot = parts.checkpoints.load_latest(lambda text: report(Notice(text)))
+    snapshot = newest_for_all(parts.checkpoints, parts.world, lambda text: report(Notice(text)))
     if snapshot is None:
         raise TrainingError(
             f"{what}; there is no checkpoint yet to roll back to: start a new run with a lower train.lr0 or"

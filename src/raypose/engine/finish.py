@@ -23,7 +23,7 @@ SUMMARY_KEY = "summary.json"
 def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary | None:
     """Validate the best weights on all workers; on the leader, publish report, pictures and, last, the summary."""
     best = _best(parts)
-    load_average(parts.checkpoints.load(best.name), parts.average)
+    load_average(parts.checkpoints.load(best.name), parts.average.module)
     if parts.world.is_leader:
         parts.checkpoints.copy_model(best, parts.store, "weights/best.pt")
     predictor = parts.predictor(parts.average.module)

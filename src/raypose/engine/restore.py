@@ -61,7 +61,7 @@ def newest_for_all(checkpoints: CheckpointStore, world: World, warn: Callable[[s
 def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimizer: Optimizer) -> TrainProgress:
     """Put a snapshot's tensors where they came from, in place."""
     model.load_state_dict(_below("model.", snapshot.tensors))
-    load_average(snapshot, average)
+    load_average(snapshot, average.module)
     _restore_optimizer(optimizer, _below("optimizer.", snapshot.tensors))
     gradients = _below("gradient.", snapshot.tensors)
     for name, parameter in model.named_parameters():
@@ -70,9 +70,9 @@ def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimi
     return snapshot.progress
 
 
-def load_average(snapshot: Snapshot, average: WeightAverage) -> None:
+def load_average(snapshot: Snapshot, module: nn.Module) -> None:
     """Only the moving average of a snapshot, in place."""
-    average.module.load_state_dict(_below("ema.", snapshot.tensors))
+    module.load_state_dict(_below("ema.", snapshot.tensors))
 
 
 def _optimizer_tensors(optimizer: Optimizer) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from raypose.checkpoint import Snapshot, TrainProgress, select_expired
-from raypose.engine.restore import HostMemory, tensors_of
+from raypose.engine.restore import HostMemory, load_average, tensors_of
 from raypose.engine.setup import Parts
 from raypose.model import portable_copy, write_portable
 from raypose.telemetry import CheckpointSaved, Reporter
@@ -129,8 +129,7 @@ class Saver:
 
     def _write_model(self, path: Path, snapshot: Snapshot) -> None:
         parts = self._parts
-        average = {name: t for full, t in snapshot.tensors.items() if (name := full.removeprefix("ema.")) != full}
-        self._model.load_state_dict(average)
+        load_average(snapshot, self._model)
         write_portable(
             self._model,
             parts.spec,

@@ -50,7 +50,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raypose.launch.failures import TellFailures
+    from raypose.launch.failures import TellFailures, last_line
     from raypose.launch.monitor import RunMonitor
     from raypose.launch.worker import train_function
 
@@ -82,7 +82,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
     if outcome is not None:
         raise outcome
     if failure is not None:
-        raise TrainingError(f"{store.url}: {_last_line(failure)}; see the Ray logs") from failure
+        raise TrainingError(f"{store.url}: {last_line(failure)}; see the Ray logs") from failure
 
 
 def _watch(fit: Callable[[], object], monitor: Any, report: Reporter) -> BaseException | None:
@@ -160,8 +160,3 @@ def _uses_gpu(config: RunConfig) -> bool:
     if config.scaling.device == "auto":
         return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
     return config.scaling.device == "cuda"
-
-
-def _last_line(error: BaseException) -> str:
-    lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

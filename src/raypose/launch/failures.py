@@ -29,10 +29,13 @@ def failure_of(worker_exceptions: Mapping[int, Exception]) -> WorkersFailed:
     """The most telling of what happened to workers, by rank."""
     causes = {rank: _cause_of(error) for rank, error in worker_exceptions.items()}
     rank = min(causes, key=lambda one: (_MOST_TELLING_FIRST.index(causes[one]), one))
-    lines = [line.strip() for line in str(worker_exceptions[rank]).splitlines() if line.strip()]
-    return WorkersFailed(
-        causes[rank], f"worker {rank}: {lines[-1] if lines else type(worker_exceptions[rank]).__name__}"
-    )
+    return WorkersFailed(causes[rank], f"worker {rank}: {last_line(worker_exceptions[rank])}")
+
+
+def last_line(error: BaseException) -> str:
+    """What an exception says in the end: Ray puts the traces of other processes before it."""
+    lines: list[str] = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 def _cause_of(error: Exception) -> str:
