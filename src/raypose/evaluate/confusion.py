@@ -19,11 +19,10 @@ def confusion(truth: Truth, found: Found, *, classes: int, confidence: float) ->
     are left out.
     """
     one_class = replace(truth, class_M=np.zeros_like(truth.class_M))
-    score_P = np.where(found.score_P >= confidence, found.score_P, -1.0)
-    person_P, _ = answers(
-        compare_boxes(one_class, replace(found, score_P=score_P, class_P=np.zeros_like(found.class_P)), len(found))
-    )
-    kept_P = (found.score_P >= confidence) & ~np.append(truth.ignore_pose_M, False)[person_P]
+    # Whoever is less sure chooses later, and so takes nobody away from those that count.
+    found = found.select(found.score_P >= confidence)
+    person_P, _ = answers(compare_boxes(one_class, replace(found, class_P=np.zeros_like(found.class_P)), len(found)))
+    kept_P = ~np.append(truth.ignore_pose_M, False)[person_P]
     answering = np.flatnonzero(kept_P & (person_P >= 0))
     invented_P = kept_P & (person_P < 0)
     missed_M = ~truth.ignore_pose_M

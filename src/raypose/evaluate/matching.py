@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from raypose.evaluate.records import Float64Array, Found, Truth
+from raypose.evaluate.records import Float64Array, Found, Truth, box_area
 from raypose.structures import BoolArray, IntArray
 
 _CHUNK = 1 << 12
@@ -124,9 +124,9 @@ def iou(truth: Truth, found: Found, pairs: Pairs) -> Float64Array:
     """Intersection over union of each pair's boxes; for a crowd, the share of the prediction that lies inside it."""
     box_Q4, other_Q4 = found.box_xyxy_P4[pairs.found_Q], truth.box_xyxy_M4[pairs.truth_Q]
     overlap_Q2 = np.minimum(box_Q4[:, 2:], other_Q4[:, 2:]) - np.maximum(box_Q4[:, :2], other_Q4[:, :2])
-    inside_Q = np.prod(np.maximum(overlap_Q2, 0.0), axis=1)
-    own_Q = np.prod(box_Q4[:, 2:] - box_Q4[:, :2], axis=1)
-    union_Q = own_Q + np.prod(other_Q4[:, 2:] - other_Q4[:, :2], axis=1) - inside_Q
+    inside_Q = np.maximum(overlap_Q2[:, 0], 0.0) * np.maximum(overlap_Q2[:, 1], 0.0)
+    own_Q = box_area(box_Q4)
+    union_Q = own_Q + box_area(other_Q4) - inside_Q
     whole_Q = np.where(truth.crowd_M[pairs.truth_Q], own_Q, union_Q)
     iou_Q = np.zeros(len(pairs))
     np.divide(inside_Q, whole_Q, out=iou_Q, where=whole_Q > 0)

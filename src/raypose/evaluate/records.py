@@ -63,6 +63,18 @@ class Found:
     def __len__(self) -> int:
         return len(self.image_P)
 
+    def select(self, mask_P: BoolArray) -> Found:
+        """Only the predictions that `mask_P` marks."""
+        return Found(
+            self.image_P[mask_P],
+            self.class_P[mask_P],
+            self.score_P[mask_P],
+            self.box_xyxy_P4[mask_P],
+            self.xy_PK2[mask_P],
+            self.visible_PK[mask_P],
+            self.area_P[mask_P],
+        )
+
 
 def collect(results: Sequence[ImageResult], skeleton: Skeleton, classes: int) -> tuple[Truth, Found]:
     """Flatten results, sorted by image id, so that nothing downstream depends on the order of `results`.
