@@ -102,14 +102,14 @@ def oks(truth: Truth, found: Found, pairs: Pairs, sigmas_K: Float64Array) -> Flo
     enlarged to three times its sides, so that a prediction there can be absorbed.
     """
     variance_K = (2 * sigmas_K) ** 2
-    labelled_MK = truth.labelled()
+    labelled_MK, goal_MK2 = truth.labelled(), np.ascontiguousarray(truth.keypoints_MK3[:, :, :2])
     similarity_Q = np.empty(len(pairs))
     for begin in range(0, len(pairs), _CHUNK):
         chunk = slice(begin, begin + _CHUNK)
         people, predictions = pairs.truth_Q[chunk], pairs.found_Q[chunk]
         labelled_QK = labelled_MK[people]
         xy_QK2 = found.xy_PK2[predictions]
-        offset_QK2 = xy_QK2 - truth.keypoints_MK3[people, :, :2]
+        offset_QK2 = xy_QK2 - goal_MK2[people]
         blank_Q = ~labelled_QK.any(axis=1)
         offset_QK2[blank_Q] = _outside(xy_QK2[blank_Q], truth.box_xyxy_M4[people[blank_Q]])
         labelled_QK[blank_Q] = True

@@ -147,11 +147,16 @@ def normalise(distance_MK: Float64Array, length_M: Float64Array) -> Float64Array
 
 def pck_curve(relative: Float64Array, counted: BoolArray, thresholds_X: Float64Array) -> Float64Array:
     """The share of counted keypoints within each threshold, NaN where none counts."""
-    return np.array([_pck(relative, counted, threshold) for threshold in thresholds_X])
+    measured = relative[counted]
+    return np.array([_share_within(measured, threshold) for threshold in thresholds_X])
 
 
 def _pck(relative: Float64Array, counted: BoolArray, threshold: float) -> float:
-    return float(np.mean(relative[counted] <= threshold)) if counted.any() else float("nan")
+    return _share_within(relative[counted], threshold)
+
+
+def _share_within(measured: Float64Array, threshold: float) -> float:
+    return float(np.count_nonzero(measured <= threshold) / len(measured)) if len(measured) else float("nan")
 
 
 def _mean_error(error: Float64Array, counted: BoolArray) -> float:
