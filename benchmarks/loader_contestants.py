@@ -42,6 +42,7 @@ class Task:
     workers: int
     kind: str
     reduce: bool
+    keep_pixels: bool
 
 
 # raypose
@@ -70,11 +71,13 @@ def read_raypose(task: Task) -> Iterator[Iterator[np.ndarray]]:
     from raypose.config.schema import AugmentConfig
     from raypose.data.cache import NodeCache
     from raypose.data.loader import TrainLoader
+    from raypose.data.pixel_cache import PixelCache
     from raypose.data.plan import Plan
     from raypose.data.shard_set import ShardSet
 
     nothing = AugmentConfig(mosaic=0, close_mosaic=0, translate=0, scale=0, hsv_h=0, hsv_s=0, hsv_v=0, fliplr=0)
     shards = ShardSet.open(task.url, NodeCache(task.cache, 50 << 30))
+    pixels = PixelCache(task.cache / "pixels", 50 << 30, shards, SIDE_PX) if task.keep_pixels else None
     plan = Plan(shards.shard_sizes, seed=0, batch=BATCH, lanes=1, window=8192)
     for epoch in (0, 1):
         loader = TrainLoader(
@@ -89,6 +92,7 @@ def read_raypose(task: Task) -> Iterator[Iterator[np.ndarray]]:
             end_step=plan.steps_of(epoch + 1),
             loader_workers=task.workers,
             kind=task.kind,
+            pixels=pixels,
         )
         yield (batch.image_B3HW for (batch,) in loader)
 
@@ -316,13 +320,14 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--kind", default="auto", help="raypose's data.loader")
     parser.add_argument("--reduce", action="store_true", help="the others decode large images at half size, too")
+    parser.add_argument("--keep-pixels", action="store_true", help="raypose keeps decoded images on the node's disk")
     given = parser.parse_args()
     if given.verb == "write":
         given.out.mkdir(parents=True)
         CONTESTANTS[given.name][1](read_samples(given.data, given.samples), given.out)
         return
     cv2.setNumThreads(0)  # every worker has one core, in every library
-    task = Task(given.url, given.cache, given.samples, given.workers, given.kind, given.reduce)
+    task = Task(given.url, given.cache, given.samples, given.workers, given.kind, given.reduce, given.keep_pixels)
     print(json.dumps(measure(given.name, task)), flush=True)
     # Some libraries leave threads behind that would keep the process; what there was to measure is measured.
     os._exit(0)

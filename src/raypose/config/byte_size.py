@@ -27,3 +27,6 @@ def _parse(value: Any) -> Any:
 
 ByteSize = Annotated[int, Field(ge=1), BeforeValidator(_parse)]
 """A positive number of bytes in a configuration, which may be written as a size."""
+
+ByteBudget = Annotated[int, Field(ge=0), BeforeValidator(_parse)]
+"""The same, or 0 for none."""

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,7 @@ from raypose.config.schema import RunConfig
 from raypose.errors import ConfigError
 
 KeyPath = tuple[str, ...]
+Config = TypeVar("Config", bound=BaseModel)
 
 MAX_DEPTH = 2
 """Levels of keys that are followed to name file and line; one more than the schema has."""
@@ -46,6 +47,7 @@ for _dialect in (_Loader, _Dumper):
 class _Source:
     """Raw values and, for each key path, the words that tell a user where it stands."""
 
+    schema: type[BaseModel] = RunConfig
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
@@ -56,22 +58,27 @@ def load_config(path: str | Path | None, overrides: Sequence[str] = ()) -> RunCo
 
     Raises ConfigError with one line for each problem, each with file and line or the override it came from.
     """
+    return load_as(RunConfig, path, overrides)
+
+
+def load_as(schema: type[Config], path: str | Path | None, overrides: Sequence[str] = ()) -> Config:
+    """`load_config` for another schema."""
     if path is None:
-        return _checked(_Source(), overrides, "command line")
-    return parse_config(_read_file(Path(path)), str(path), overrides)
+        return _checked(schema, _Source(schema), overrides, "command line")
+    return _checked(schema, _parse(_read_file(Path(path)), str(path), schema), overrides, str(path))
 
 
 def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> RunConfig:
     """`load_config` for a text that lies anywhere; `name` stands in front of its line numbers."""
-    return _checked(_parse(text, name), overrides, name)
+    return _checked(RunConfig, _parse(text, name, RunConfig), overrides, name)
 
 
-def _checked(source: _Source, overrides: Sequence[str], otherwise: str) -> RunConfig:
+def _checked(schema: type[Config], source: _Source, overrides: Sequence[str], otherwise: str) -> Config:
     for override in overrides:
         _apply_override(source, override)
-    config: RunConfig | None = None
+    config: Config | None = None
     try:
-        config = RunConfig.model_validate(source.values)
+        config = schema.model_validate(source.values)
     except ValidationError as error:
         source.problems += _describe(error.errors(), source, otherwise)
     if source.problems or config is None:
@@ -92,15 +99,15 @@ def _read_file(path: Path) -> str:
         raise ConfigError(f"{path}: cannot read the configuration: {reason}") from error
 
 
-def _parse(text: str, name: str) -> _Source:
+def _parse(text: str, name: str, schema: type[BaseModel]) -> _Source:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
-            return _Source()
+            return _Source(schema)
         if not isinstance(root, yaml.MappingNode):
             raise ConfigError(f"{name}: expected keys and values, such as 'name: demo'")
-        source = _Source()
+        source = _Source(schema)
         _collect_places(root, (), name, source)
         source.values = loader.construct_document(root)
         return source
@@ -155,14 +162,14 @@ def _describe(details: Sequence[Mapping[str, Any]], source: _Source, otherwise: 
     """One line for each key that is wrong; where several types were possible, one line names them all."""
     by_key: dict[KeyPath, list[Mapping[str, Any]]] = {}
     for detail in details:
-        by_key.setdefault(_key_of(detail), []).append(detail)
+        by_key.setdefault(_key_of(detail, source.schema), []).append(detail)
     return [
-        f"{_nearest_place(key, source) or otherwise}: {'.'.join(key)}{': ' if key else ''}{_explain(key, found)}"
+        f"{_nearest_place(key, source) or otherwise}: {'.'.join(key)}{': ' if key else ''}{_explain(key, found, source.schema)}"
         for key, found in by_key.items()
     ]
 
 
-def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]]) -> str:
+def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]], schema: type[BaseModel]) -> str:
     # Of a union's members, the one that got deepest into the value is the one that was meant.
     depth = max(len(detail["loc"]) for detail in details)
     deepest = [detail for detail in details if len(detail["loc"]) == depth]
@@ -172,9 +179,9 @@ def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]]) -> str:
         case "missing" | "extra_forbidden" if in_list:
             return f"entry {in_list[0]} {'lacks' if kind == 'missing' else 'has the unknown key'} {in_list[-1]!r}"
         case "extra_forbidden":
-            return f"unknown key{_suggest(key)}"
+            return f"unknown key{_suggest(key, schema)}"
         case "missing":
-            return f"missing; set {' and '.join(_required(key))}"
+            return f"missing; set {' and '.join(_required(key, schema))}"
         case "value_error":
             return str(deepest[0]["ctx"]["error"])
         case "model_type":
@@ -184,10 +191,10 @@ def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]]) -> str:
     return f"must {rule}, found {value!r}"
 
 
-def _key_of(detail: Mapping[str, Any]) -> KeyPath:
+def _key_of(detail: Mapping[str, Any], schema: type[BaseModel]) -> KeyPath:
     """The configuration key, without the names of union members and the indices that pydantic appends."""
     location = tuple(str(part) for part in detail["loc"])
-    section: Any = RunConfig
+    section: Any = schema
     for depth, key in enumerate(location):
         if not _is_section(section):
             return location[:depth]
@@ -197,9 +204,9 @@ def _key_of(detail: Mapping[str, Any]) -> KeyPath:
     return location
 
 
-def _required(key: KeyPath) -> list[str]:
+def _required(key: KeyPath, schema: type[BaseModel]) -> list[str]:
     """What has to be set where `key` is missing: the key itself, or a section's keys without a default."""
-    section: Any = RunConfig
+    section: Any = schema
     for name in key:
         section = section.model_fields[name].annotation
     if not _is_section(section):
@@ -218,15 +225,15 @@ def _nearest_place(location: KeyPath, source: _Source) -> str | None:
     return None
 
 
-def _suggest(location: KeyPath) -> str:
-    section: Any = RunConfig
+def _suggest(location: KeyPath, schema: type[BaseModel]) -> str:
+    section: Any = schema
     for key in location[:-1]:
         section = section.model_fields[key].annotation
     own = list(section.model_fields)
     near = difflib.get_close_matches(location[-1], own, n=1)
     if near:
         return f"; did you mean {'.'.join((*location[:-1], near[0]))}?"
-    for name, entry in RunConfig.model_fields.items():
+    for name, entry in schema.model_fields.items():
         branch: Any = entry.annotation
         if _is_section(branch) and location[-1] in branch.model_fields:
             return f"; did you mean {name}.{location[-1]}?"

@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
-from raypose.config.byte_size import ByteSize
+from raypose.config.byte_size import ByteBudget, ByteSize
 from raypose.config.s3_url import SCHEME, S3Location
 from raypose.errors import ConfigError
 
@@ -78,6 +78,9 @@ class DataConfig(_Section):
     `~/.cache/raypose/shards`."""
     cache_bytes: ByteSize = DEFAULT_CACHE_BYTES
     """Most bytes of shards in that folder; a number or a size such as `50GiB`."""
+    pixel_cache_bytes: ByteBudget = 0
+    """Most bytes of decoded images below that folder, so that later epochs, and other runs on the node, need not
+    decode them; 0 keeps none. An image takes about 3 * imgsz * imgsz bytes. Batches are the same."""
 
 
 class ProfileConfig(_Section):

@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from raypose.config.schema import AugmentConfig
+from raypose.data.pixel_cache import PixelCache
 from raypose.data.plan import Plan
 from raypose.data.prefetch import shards_ahead
 from raypose.data.processes import make_in_processes
@@ -43,7 +44,7 @@ class TrainLoader:
     (`kind`) make up to `batches_ahead` batches before they are asked for, which bounds memory. Threads and processes
     end with the iterator, processes also with this process, however it ends.
     `pin_memory` puts pixels where a GPU can copy them from while the program goes on. `hand_over` says how far batches
-    are made: other than "pictures", they are SourceBatches.
+    are made: other than "pictures", they are SourceBatches. Images are decoded once where there are `pixels` to keep.
     """
 
     def __init__(
@@ -64,8 +65,11 @@ class TrainLoader:
         max_bad_fraction: float = 0.0,
         pin_memory: bool = False,
         hand_over: HandOver = "pictures",
+        pixels: PixelCache | None = None,
     ) -> None:
-        self._source = BatchSource(shards, plan, tuple(lanes), augment, imgsz, seed, epochs, start_step, hand_over)
+        self._source = BatchSource(
+            shards, plan, tuple(lanes), augment, imgsz, seed, epochs, start_step, hand_over, pixels
+        )
         self._steps = range(start_step, end_step)
         self._loader_workers = loader_workers
         self._in_threads = kind == "threads" or (kind == "auto" and loader_workers <= MAX_THREADS)

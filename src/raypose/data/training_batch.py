@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from raypose.config.schema import AugmentConfig
+from raypose.data.pixel_cache import PixelCache
 from raypose.data.plan import Plan, SampleRef, sample_rng
 from raypose.data.shard_set import ShardSet
 from raypose.data.source_batch import Allocate, SourceBatch, gather
@@ -66,6 +67,7 @@ class BatchSource:
     epochs: int
     start_step: int
     hand_over: HandOver = "pictures"
+    pixels: PixelCache | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int, int]:
@@ -82,7 +84,7 @@ class BatchSource:
         """The batch, its pixels in memory from `allocate`, which becomes part of it."""
         step, local_lane = divmod(number, len(self.lanes))
         refs = self.plan.references(self.start_step + step, self.lanes[local_lane])
-        reading = _Reading(self.shards, self.plan, self.imgsz, self.hand_over)
+        reading = _Reading(self.shards, self.plan, self.imgsz, self.hand_over, self.pixels)
         if self.hand_over == "pictures":
             batch: Batch | SourceBatch = self._pictures(refs, reading, allocate)
         else:
@@ -142,10 +144,13 @@ def _size_on_device(source: Labelled) -> SourceSize:
 class _Reading:
     """Reads and decodes the images of one batch, and keeps count of those that do not decode."""
 
-    def __init__(self, shards: ShardSet, plan: Plan, imgsz: int, hand_over: HandOver) -> None:
+    def __init__(
+        self, shards: ShardSet, plan: Plan, imgsz: int, hand_over: HandOver, pixels: PixelCache | None
+    ) -> None:
         self._shards = shards
         self._plan = plan
         self._imgsz = imgsz
+        self._pixels = pixels
         self._decodes_all = hand_over != "files"
         self.images_read = 0
         self.bad: list[str] = []
@@ -158,16 +163,25 @@ class _Reading:
             self.images_read += 1
             if not self._decodes_all and is_plain_jpeg(sample.image, sample.width, sample.height):
                 return sample.id, _undecoded(sample, self._imgsz)
-            where = f"{self._shards.manifest.shards[candidate.shard].name}, sample {sample.id!r}"
-            reduce = reduction_for(sample.width, sample.height, self._imgsz)
             try:
-                image = decode_rgb(sample.image, where, reduce=reduce)
-                _check_size(image, sample.width, sample.height, reduce, where)
+                image = self._decoded(candidate, sample)
             except DataError as error:
                 self.bad.append(str(error))
                 continue
             return sample.id, Labelled(image, sample.people, sample.width, sample.height)
         raise DataError(f"{self.bad[-1]}; {MAX_REPLACEMENTS - 1} others of its window tried in its place are bad too")
+
+    def _decoded(self, ref: SampleRef, sample: Sample) -> ImageArray:
+        kept = self._pixels.get(ref.shard, ref.index) if self._pixels else None
+        if kept is not None:
+            return kept
+        where = f"{self._shards.manifest.shards[ref.shard].name}, sample {sample.id!r}"
+        reduce = reduction_for(sample.width, sample.height, self._imgsz)
+        image = decode_rgb(sample.image, where, reduce=reduce)
+        _check_size(image, sample.width, sample.height, reduce, where)
+        if self._pixels:
+            self._pixels.put(ref.shard, ref.index, image)
+        return image
 
 
 def _undecoded(sample: Sample, imgsz: int) -> Labelled:

@@ -15,6 +15,7 @@ from raypose.checkpoint import CheckpointStore, RunIdentity, TrainProgress, loca
 from raypose.config import RunConfig
 from raypose.data.cache import NodeCache, cache_folder
 from raypose.data.loader import TrainLoader
+from raypose.data.pixel_cache import PixelCache
 from raypose.data.plan import Plan
 from raypose.data.shard_set import ShardSet
 from raypose.engine.average import WeightAverage
@@ -88,6 +89,7 @@ class Parts:
             batches_ahead=config.data.batches_ahead,
             max_bad_fraction=config.data.max_bad_fraction,
             pin_memory=self.world.device.startswith("cuda"),
+            pixels=_pixel_cache(config, self.train_set),
         )
 
     def predictor(self, module: nn.Module) -> Predictor:
@@ -216,6 +218,13 @@ def make_deterministic(seed: int, *, enabled: bool) -> None:
     # Asked for again on every start, because a worker process may serve several runs.
     torch.use_deterministic_algorithms(enabled, warn_only=True)
     torch.backends.cudnn.benchmark = not enabled
+
+
+def _pixel_cache(config: RunConfig, train_set: ShardSet) -> PixelCache | None:
+    if not config.data.pixel_cache_bytes:
+        return None
+    folder = cache_folder(config.data.cache_dir) / "pixels"
+    return PixelCache(folder, config.data.pixel_cache_bytes, train_set, config.train.imgsz)
 
 
 def _loader_workers(config: RunConfig, world: World) -> int:

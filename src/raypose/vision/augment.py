@@ -57,11 +57,13 @@ def design_training_image(
     canvas = _mosaic(primary, partners, imgsz, rng) if partners else _single(primary, imgsz)
     warp = _random_warp(options, imgsz, rng)
     patches: tuple[Patch | None, ...] | None = None
-    to_output: Matrix | tuple[Axes, ...] = warp.matrix(canvas)
+    to_output: Matrix | tuple[Axes, ...]
     if warp.keeps_axes:
         upright = warp.axes(canvas)
         patches = align(canvas, upright, imgsz)
         to_output = tuple(patch.to_output if patch else upright for patch in patches)
+    else:
+        to_output = warp.matrix(canvas)
     table = colour_table(options, rng)
     upside_down, mirrored = rng.random() < options.flipud, rng.random() < options.fliplr
     layout = Layout(

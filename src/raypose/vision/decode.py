@@ -36,13 +36,13 @@ def decode_rgb(content: bytes, where: str, *, reduce: int = 1) -> ImageArray:
     `reduce` 2, 4 or 8 decodes at that fraction of the size, which a JPEG does in less time. Raises DataError that
     names `where` when the bytes are no image, or one of more than MAX_PIXELS.
     """
-    size = header_size(content)
+    jpeg = _jpeg_header(content)
+    size = (jpeg.width, jpeg.height) if jpeg is not None else _png_size(content)
     if size is not None and size[0] * size[1] > MAX_PIXELS:
         raise DataError(
             f"{where}: the image header says {size[0]}x{size[1]} pixels, expected at most {MAX_PIXELS:,} in all;"
             " leave it out or store it smaller"
         )
-    jpeg = _jpeg_header(content)
     # Below 8 pixels, several fractions of a size round to the same.
     if jpeg is not None and not jpeg.has_exif and (reduce == 1 or min(jpeg.width, jpeg.height) >= 8):
         # libjpeg-turbo without OpenCV around it: the same pixels, an eighth sooner.
@@ -72,11 +72,15 @@ def reduction_for(width: int, height: int, long_side: int) -> int:
 
 def header_size(content: bytes) -> tuple[int, int] | None:
     """Stored (width, height) of a JPEG or PNG, before any EXIF turn; None where the header does not tell."""
-    if content.startswith(_PNG_SIGNATURE) and len(content) >= 24:
-        width, height = struct.unpack_from(">II", content, 16)
-        return width, height
     jpeg = _jpeg_header(content)
-    return None if jpeg is None else (jpeg.width, jpeg.height)
+    return _png_size(content) if jpeg is None else (jpeg.width, jpeg.height)
+
+
+def _png_size(content: bytes) -> tuple[int, int] | None:
+    if not content.startswith(_PNG_SIGNATURE) or len(content) < 24:
+        return None
+    width, height = struct.unpack_from(">II", content, 16)
+    return width, height
 
 
 def is_plain_jpeg(content: bytes, width: int, height: int) -> bool:
@@ -99,8 +103,10 @@ class _JpegHeader(NamedTuple):
 
 def _jpeg_header(content: bytes) -> _JpegHeader | None:
     """What the segments before the pixels tell; None where they are no JPEG's or have no end."""
-    frame, has_exif, position = None, False, 2
-    while content.startswith(b"\xff\xd8") and position + 10 <= len(content) and content[position] == 0xFF:
+    if not content.startswith(b"\xff\xd8"):
+        return None
+    frame, has_exif, position, last = None, False, 2, len(content) - 10
+    while position <= last and content[position] == 0xFF:
         marker = content[position + 1]
         if marker == 0xFF:  # a fill byte before the marker
             position += 1
@@ -114,7 +120,7 @@ def _jpeg_header(content: bytes) -> _JpegHeader | None:
             bits, height, width, components = struct.unpack_from(">BHHB", content, position + 4)
             frame = width, height, components, marker in _JPEG_COMMON_FRAME_MARKERS and bits == 8
         has_exif = has_exif or content.startswith(b"Exif\0", position + 4)
-        position += 2 + int.from_bytes(content[position + 2 : position + 4], "big")
+        position += 2 + (content[position + 2] << 8 | content[position + 3])
     return None if frame is None else _JpegHeader(*frame, has_exif)
 
 
