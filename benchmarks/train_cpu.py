@@ -13,20 +13,18 @@ each on the architecture where it is smaller. The last line is JSON, and the who
 from __future__ import annotations
 
 import argparse
-import datetime
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from benchmarks.loader import ROOT, machine
+from benchmarks.record import RESULTS, record
 
 from raypose.data.build import build_shard_set
 from raypose.data.exporters.yolo import DATA_YAML_KEY, export_yolo
@@ -48,7 +46,7 @@ def main() -> None:
     parser.add_argument("--architectures", nargs="+", choices=ARCHITECTURES, default=ARCHITECTURES)
     parser.add_argument("--only", nargs="+", choices=CONTESTANTS, default=CONTESTANTS)
     parser.add_argument("--lspet", type=Path, default=ROOT.parent / "shared" / "data" / "lspet")
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     parser.add_argument("--contestant", nargs=3, metavar=("NAME", "ARCHITECTURE", "WORK"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.contestant:
@@ -66,7 +64,7 @@ def main() -> None:
         }
     summary = summarize(runs)
     if set(CONTESTANTS) == set(given.only):
-        record({"machine": at_start, "settings": settings(given), **summary, "runs": runs}, given.results)
+        record("train_cpu", {"machine": at_start, "settings": settings(given), **summary, "runs": runs}, given.results)
     print(json.dumps(summary))
 
 
@@ -194,16 +192,6 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
         "steady_steps": given.steady,
         "repeats": given.repeats,
     }
-
-
-def record(result: dict[str, Any], folder: Path) -> None:
-    date = datetime.datetime.now(datetime.UTC).date().isoformat()
-    versions = {package: version(package) for package in ("raypose", "torch", "ultralytics", "ray", "opencv-python")}
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"date": date, "versions": {**versions, "python": platform.python_version()}, **result}
-    path = folder / f"train_cpu-{date}.json"
-    path.write_text(json.dumps(content, indent=1) + "\n")
-    print(f"recorded in {path}")
 
 
 if __name__ == "__main__":
