@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -66,6 +66,16 @@ def load_as(schema: type[Config], path: str | Path | None, overrides: Sequence[s
     if path is None:
         return _checked(schema, _Source(schema), overrides, "command line")
     return _checked(schema, _parse(_read_file(Path(path)), str(path), schema), overrides, str(path))
+
+
+def places_of(schema: type[BaseModel], path: str | Path) -> dict[KeyPath, str]:
+    """Where each key of a file stands, as file and line."""
+    return _parse(_read_file(Path(path)), str(path), schema).places
+
+
+def check_values(values: Mapping[str, Any], places: Mapping[KeyPath, str], otherwise: str) -> RunConfig:
+    """A run from values that lie in no file of their own; `places` says what errors name as the place of a key."""
+    return _checked(RunConfig, _Source(RunConfig, dict(values), dict(places)), (), otherwise)
 
 
 def parse_config(text: str, name: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -164,7 +174,8 @@ def _describe(details: Sequence[Mapping[str, Any]], source: _Source, otherwise: 
     for detail in details:
         by_key.setdefault(_key_of(detail, source.schema), []).append(detail)
     return [
-        f"{_nearest_place(key, source) or otherwise}: {'.'.join(key)}{': ' if key else ''}{_explain(key, found, source.schema)}"
+        f"{_nearest_place(key, source) or otherwise}: {'.'.join(key)}{': ' if key else ''}"
+        f"{_explain(key, found, source.schema)}"
         for key, found in by_key.items()
     ]
 
@@ -196,6 +207,8 @@ def _key_of(detail: Mapping[str, Any], schema: type[BaseModel]) -> KeyPath:
     location = tuple(str(part) for part in detail["loc"])
     section: Any = schema
     for depth, key in enumerate(location):
+        if get_origin(section) is dict:
+            return location[: depth + 1]
         if not _is_section(section):
             return location[:depth]
         if key not in section.model_fields:

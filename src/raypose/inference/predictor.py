@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from raypose.config.schema import STRIDE
 from raypose.errors import ConfigError, DataError
@@ -32,6 +32,15 @@ class Fitted:
     mirrored: tuple[bool, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which people of an image count: those above `conf`, their boxes overlapping up to `iou`, at most `max_det`."""
+
+    conf: float
+    iou: float
+    max_det: int
+
+
 class Predictor:
     """Finds people in images. Not for several threads at once, which is what `twin` is for: the model keeps the
     anchors of its last canvas.
@@ -46,9 +55,7 @@ class Predictor:
         self.spec = backend.metadata.spec
         self.imgsz = imgsz
         self._backend = backend
-        self._conf = conf
-        self._iou = iou
-        self._max_det = max_det
+        self._selection = Selection(conf, iou, max_det)
         self._views = views
         self._looks = views.of(imgsz)
         if not backend.metadata.dynamic and {size for size, _ in self._looks} != {imgsz}:
@@ -124,9 +131,9 @@ class Predictor:
         return Predictor(
             self._backend.twin(),
             self.imgsz,
-            conf=self._conf,
-            iou=self._iou,
-            max_det=self._max_det,
+            conf=self._selection.conf,
+            iou=self._selection.iou,
+            max_det=self._selection.max_det,
             views=self._views,
         )
 
@@ -146,8 +153,13 @@ class Predictor:
         canvases = tuple(box.apply(sides[flip]) for box, flip in zip(letterboxes, mirrored, strict=True))
         return Fitted(width, canvases, letterboxes, mirrored)
 
-    def predict_fitted(self, images: Sequence[Fitted]) -> list[Poses]:
-        """The people of each image, in pixels of the image that was fitted."""
+    def predict_fitted(self, images: Sequence[Fitted], selections: Sequence[Selection] | None = None) -> list[Poses]:
+        """The people of each image, in pixels of the image that was fitted.
+
+        `selections`, one an image, take the place of the predictor's own `conf`, `iou` and `max_det`.
+        """
+        if selections is None:
+            selections = [self._selection] * len(images)
         groups: defaultdict[tuple[int, ...], list[tuple[int, int]]] = defaultdict(list)
         for index, fitted in enumerate(images):
             for view, canvas in enumerate(fitted.canvases):
@@ -158,12 +170,16 @@ class Predictor:
             for start in range(0, len(group), at_once):
                 places = group[start : start + at_once]
                 canvases = np.stack([images[index].canvases[view] for index, view in places])
-                for (index, view), raw in zip(places, self._select(canvases), strict=True):
+                wanted = [selections[index] for index, _ in places]
+                for (index, view), raw in zip(places, self._select(canvases, wanted), strict=True):
                     found[index, view] = self._to_stored_image(raw, images[index], view)
-        return [self._merged([found[index, view] for view in range(len(self._looks))]) for index in range(len(images))]
+        return [
+            self._merged([found[index, view] for view in range(len(self._looks))], selection)
+            for index, selection in enumerate(selections)
+        ]
 
-    def _merged(self, found: list[Poses]) -> Poses:
-        return found[0] if len(found) == 1 else merge(found, conf=self._conf, max_det=self._max_det)
+    def _merged(self, found: list[Poses], selection: Selection) -> Poses:
+        return found[0] if len(found) == 1 else merge(found, conf=selection.conf, max_det=selection.max_det)
 
     def _to_stored_image(self, raw: RawPoses, fitted: Fitted, view: int) -> Poses:
         poses = to_stored_image(raw, fitted.letterboxes[view])
@@ -172,15 +188,22 @@ class Predictor:
         assert self._views.flip_index is not None  # or nothing would be mirrored
         return unmirror(poses, fitted.width, self._views.flip_index)
 
-    def _select(self, canvas_BHW3: ImageArray) -> list[RawPoses]:
+    def _select(self, canvas_BHW3: ImageArray, selections: Sequence[Selection]) -> list[RawPoses]:
+        output = self._backend(canvas_BHW3)
+        if len(set(selections)) == 1:
+            return self._select_alike(output, selections[0])
+        rows = zip(output.split(1), selections, strict=True)
+        return [self._select_alike(row, selection)[0] for row, selection in rows]
+
+    def _select_alike(self, output: Tensor, selection: Selection) -> list[RawPoses]:
         return select_poses(
-            self._backend(canvas_BHW3),
+            output,
             classes=len(self.spec.class_names),
             keypoints=self.spec.skeleton.keypoints,
             end2end=self._backend.metadata.end2end,
-            conf=self._conf,
-            iou=self._iou,
-            max_det=self._max_det,
+            conf=selection.conf,
+            iou=selection.iou,
+            max_det=selection.max_det,
         )
 
 
