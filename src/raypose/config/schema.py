@@ -131,6 +131,9 @@ class TrainConfig(_Section):
     """Freeze the first N layers, or the layers of this list."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
+    device_augment: bool = False
+    """Decode and augment on the GPU that trains instead of on processors. The same distributions and labels; pixels
+    differ by interpolation."""
     on_bad_loss: Literal["stop", "skip", "rollback"] = "stop"
     """After a loss or gradient that is not finite: end the run; go on without that step; or go back to the weights of
     the newest checkpoint and on with the data after that step. Its batch is kept below `bad-batches/`."""

@@ -7,7 +7,6 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import cast
 
 import torch
 
@@ -22,7 +21,6 @@ from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
 from raypose.errors import ConfigError, RunInterruptedError
 from raypose.model import loss_names, set_epoch
-from raypose.structures import Batch
 from raypose.telemetry import EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
 
@@ -31,16 +29,18 @@ def run(
     report: Reporter,
     should_stop: Callable[[], bool] = lambda: False,
     is_warned: Callable[[], bool] = lambda: False,
+    until_epoch: int | None = None,
 ) -> Summary | None:
     """Train from `parts.progress` to the end. Returns the summary on the leader, None elsewhere.
 
     Events go to `report` on the leader; the other workers may pass a reporter that does nothing. The leader asks
     `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError. All workers
-    ask `is_warned` at the same time, and agree: some of them are about to be lost, so all save, and go on.
+    ask `is_warned` at the same time, and agree: some of them are about to be lost, so all save, and go on. After
+    `until_epoch` epochs all of them stop as if they had been told to.
     """
     report(_run_started(parts))
     with Saver(parts, report) as saver:
-        progress = _Loop(parts, report, should_stop, is_warned, saver).train(parts.progress)
+        progress = _Loop(parts, report, should_stop, is_warned, saver, until_epoch).train(parts.progress)
     return finish(parts, progress, report)
 
 
@@ -61,18 +61,20 @@ class _Loop:
         should_stop: Callable[[], bool],
         is_warned: Callable[[], bool],
         saver: Saver,
+        until_epoch: int | None,
     ) -> None:
         self._parts = parts
         self._report = report
         self._should_stop = should_stop
         self._is_warned = is_warned
         self._saver = saver
+        self._until_epoch = until_epoch
         self._meter = Meter(
             loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
         )
         self._wall_start = time.monotonic() - parts.progress.wall_seconds
         self._gradient_norm: torch.Tensor | None = None
-        self._loader = parts.loader(parts.progress.step)
+        self._feed = parts.feed(parts.progress.step)
         self._bad_images_counted = 0
         self._images_read_counted = 0
         self._profiler = StepProfiler(parts.config.train.profile, parts.world, parts.store, report)
@@ -80,12 +82,11 @@ class _Loop:
     def train(self, progress: TrainProgress) -> TrainProgress:
         parts = self._parts
         set_epoch(parts.model, parts.plan.epochs_completed(progress.step), parts.config.train.epochs)
-        batches = iter(self._loader)
+        batches = iter(self._feed)
         while not self._is_over(progress):
             with self._profiler.recording(progress.step):
                 with self._meter.waiting_for_data():
-                    # The loader was asked for finished pictures, so these are no SourceBatches.
-                    micro_batches = cast(tuple[Batch, ...], next(batches))
+                    micro_batches = next(batches)
                 result = parts.train_step(progress.step, micro_batches, progress.updates)
             progress = self._advance(progress, result)
             if result.dropped is not None:
@@ -118,6 +119,7 @@ class _Loop:
             saves_now = self._is_warned() or is_due
         epoch = parts.plan.epochs_completed(progress.step)
         epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
+        interrupted = interrupted or (epoch_ended and epoch == self._until_epoch)
         is_last = progress.step == parts.total_steps
         evaluation = None
         if is_last or (epoch_ended and epoch % config.val.every_epochs == 0):
@@ -228,13 +230,13 @@ class _Loop:
 
     def _new_images_read(self) -> int:
         """Images that this worker has decoded since the last call."""
-        before, self._images_read_counted = self._images_read_counted, self._loader.images_read
+        before, self._images_read_counted = self._images_read_counted, self._feed.images_read
         return self._images_read_counted - before
 
     def _new_bad_images(self) -> int:
         """Images that failed to decode since the last call, on all workers."""
-        new = self._loader.bad_images - self._bad_images_counted
-        self._bad_images_counted = self._loader.bad_images
+        new = self._feed.bad_images - self._bad_images_counted
+        self._bad_images_counted = self._feed.bad_images
         return int(self._parts.world.add_up(torch.tensor(new, device=self._parts.world.device)))
 
 

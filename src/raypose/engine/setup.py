@@ -18,7 +18,9 @@ from raypose.data.loader import TrainLoader
 from raypose.data.pixel_cache import PixelCache
 from raypose.data.plan import Plan
 from raypose.data.shard_set import ShardSet
+from raypose.data.training_batch import HandOver
 from raypose.engine.average import WeightAverage
+from raypose.engine.feed import Feed
 from raypose.engine.precision import Precision
 from raypose.engine.restore import newest_for_all, restore
 from raypose.engine.schedule import Schedule
@@ -39,6 +41,7 @@ from raypose.model import (
 )
 from raypose.storage import ObjectStore
 from raypose.telemetry import Notice, Reporter
+from raypose.vision.device_decode import decodes_jpegs
 
 
 @dataclass(frozen=True)
@@ -89,8 +92,13 @@ class Parts:
             batches_ahead=config.data.batches_ahead,
             max_bad_fraction=config.data.max_bad_fraction,
             pin_memory=self.world.device.startswith("cuda"),
+            hand_over=_hand_over(config, self.world),
             pixels=_pixel_cache(config, self.train_set),
         )
+
+    def feed(self, start_step: int) -> Feed:
+        """The same batches, as the training step takes them."""
+        return Feed(self.loader(start_step), self.world.device, self.config.train.imgsz)
 
     def predictor(self, module: nn.Module) -> Predictor:
         """`module` as validation uses it: every confidence that AP looks at."""
@@ -218,6 +226,12 @@ def make_deterministic(seed: int, *, enabled: bool) -> None:
     # Asked for again on every start, because a worker process may serve several runs.
     torch.use_deterministic_algorithms(enabled, warn_only=True)
     torch.backends.cudnn.benchmark = not enabled
+
+
+def _hand_over(config: RunConfig, world: World) -> HandOver:
+    if not config.train.device_augment:
+        return "pictures"
+    return "files" if decodes_jpegs(torch.device(world.device)) else "pixels"
 
 
 def _pixel_cache(config: RunConfig, train_set: ShardSet) -> PixelCache | None:

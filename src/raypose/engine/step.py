@@ -17,13 +17,13 @@ from raypose.config import TrainConfig
 from raypose.config.schema import STRIDE
 from raypose.engine.average import WeightAverage
 from raypose.engine.batchnorm import VirtualBatchNorm
+from raypose.engine.feed import DeviceBatch
 from raypose.engine.loss_guard import BadStep, LossGuard
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import Schedule
 from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
-from raypose.model import compute_loss, targets_from_batch
-from raypose.structures import Batch
+from raypose.model import compute_loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class TrainStep:
         self._parallel = _data_parallel(model, world)
         self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def __call__(self, step: int, micro_batches: Sequence[Batch], updates: int) -> StepResult:
+    def __call__(self, step: int, micro_batches: Sequence[DeviceBatch], updates: int) -> StepResult:
         """Train on this worker's part of a global batch. `updates` counts the optimizer updates made before."""
         self.schedule.apply(self.optimizer, step)
         size = image_size_of(self._train, step)
@@ -83,7 +83,7 @@ class TrainStep:
         for index, batch in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
             with self._synchronised_only_if(is_last), self.precision.autocast():
-                targets = _resized(targets_from_batch(batch, self._world.device), size)
+                targets = _resized(batch.targets, size)
                 loss, terms = compute_loss(self._parallel, targets)
                 # Data parallelism averages over processes; Ultralytics' gradient is a sum over GPUs.
                 torch.autograd.backward(loss * self._world.size)
