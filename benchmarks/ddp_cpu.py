@@ -4,7 +4,7 @@
 
 `process` is one process with two threads and no Ray, `bare` two processes of one thread each that torch.distributed
 brings together, `ray` the same two as `raypose train` starts them. All run the same engine on drawn people, 320 px,
-batch 16, mosaic. Time is that of the wall, of `--steady` steps after a warm-up. Each measurement is a process of its own;
+batch 16, mosaic. Time is that of the wall, of `--steady` steps after a warm-up. Each measurement is its own process;
 the ways take turns. `efficiency` is ray over process, `ray_ratio` ray over bare, each the median of the repeats'
 ratios. The last line is JSON, and the whole result is a dated file.
 """
