@@ -9,7 +9,9 @@ from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
 from raypose.cli.predict import predict
+from raypose.cli.serve import serve
 from raypose.cli.train import train
+from raypose.cli.tune import tune
 from raypose.cli.val import val
 
 app = typer.Typer(
@@ -28,9 +30,11 @@ def root(debug: bool = typer.Option(False, "--debug", help="Show the traceback o
 
 
 app.command()(train)
+app.command()(tune)
 app.command()(val)
 app.command()(compare)
 app.command()(predict)
+app.command()(serve)
 app.command()(export)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")

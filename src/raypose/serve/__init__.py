@@ -1,0 +1,1 @@
+"""Prediction over HTTP on Ray Serve. `app.build` makes the application, `client.Client` asks it."""

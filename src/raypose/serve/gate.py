@@ -1,0 +1,132 @@
+"""What stands around every request: who may ask, the access log, metrics, and an answer whatever goes wrong."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import secrets
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from raypose.serve.problem import Problem
+
+OPEN_PATHS = frozenset(
+    {
+        "/",
+        "/page.css",
+        "/page.js",
+        "/healthz",
+        "/readyz",
+        "/v2/health/live",
+        "/v2/health/ready",
+        "/docs",
+        "/openapi.json",
+    }
+)
+"""What needs no key: the page, its description, and what load balancers ask."""
+_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/models", "/v2", "/metrics"}
+"""Those that metrics name; strangers ask for any number of others."""
+_SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
+
+
+class Keys:
+    """The API keys that are let in, known by their SHA-256 alone."""
+
+    def __init__(self, hashes: Sequence[str]) -> None:
+        self._hashes = [value.removeprefix("sha256:") for value in hashes]
+
+    def check(self, headers: Headers) -> None:
+        """Problem unless the request has one of the keys, or none is needed."""
+        if not self._hashes:
+            return
+        scheme, _, bearer = headers.get("authorization", "").partition(" ")
+        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = hashlib.sha256(given.encode("latin-1", "replace")).hexdigest()
+        # All of them, so that the time says nothing about which one was nearly right.
+        matching = [hmac.compare_digest(digest, known) for known in self._hashes]
+        if not any(matching):
+            raise Problem("unauthorized", "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+
+
+class Gate:
+    """Pure ASGI, because it runs for every request. `record` hears of path, code and seconds of each one."""
+
+    def __init__(self, app: ASGIApp, *, keys: Keys, record: Callable[[str, str, float], None], log: bool) -> None:
+        self._app = app
+        self._keys = keys
+        self._record = record
+        self._log = log
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started_s = time.perf_counter()
+        headers = Headers(scope=scope)
+        request_id = headers.get("x-request-id", "")[:100] or secrets.token_hex(8)
+        state: dict[str, Any] = scope.setdefault("state", {})
+        sent: dict[str, int] = {}
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                sent["status"] = message["status"]
+                _sign(MutableHeaders(scope=message), request_id, headers.get("traceparent"))
+            await send(message)
+
+        try:
+            if scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
+                self._keys.check(headers)
+            await self._app(scope, receive, answer)
+        except Problem as problem:
+            state["code"] = problem.code
+            await problem_response(problem)(scope, receive, answer)
+        except Exception as error:
+            state["code"] = "internal"
+            print(json.dumps({"error": type(error).__name__, "detail": str(error)[:500], "id": request_id}),  # noqa: T201
+                  file=sys.stderr, flush=True)  # fmt: skip
+            if "status" in sent:
+                raise
+            await problem_response(Problem("internal", "the service failed; its log says more"))(scope, receive, answer)
+        finally:
+            self._finish(scope, headers, request_id, sent.get("status", 499), time.perf_counter() - started_s)
+
+    def _finish(self, scope: Scope, headers: Headers, request_id: str, status: int, seconds: float) -> None:
+        code = scope["state"].get("code") or ("ok" if status < 400 else "client_gone" if status == 499 else str(status))
+        route = scope["state"].get("route", scope["path"] if scope["path"] in _PATHS else "other")
+        self._record(route, code, seconds)
+        if self._log and route not in ("/healthz", "/readyz"):
+            line = {
+                "time": round(time.time(), 3),
+                "id": request_id,
+                "client": (scope.get("client") or ("",))[0],
+                "method": scope["method"],
+                "path": scope["path"][:200],
+                "status": status,
+                "code": code,
+                "ms": round(seconds * 1000, 2),
+                "bytes": headers.get("content-length", ""),
+                "images": scope["state"].get("images", 0),
+                "version": scope["state"].get("version", ""),
+                "trace": headers.get("traceparent", "")[:100],
+            }
+            print(json.dumps({key: value for key, value in line.items() if value != ""}), flush=True)  # noqa: T201
+
+
+def problem_response(problem: Problem) -> JSONResponse:
+    """As every error is told: `{"error": {"code", "message"}}`."""
+    return JSONResponse({"error": problem.to_dict()}, problem.status, problem.headers)
+
+
+def _sign(headers: MutableHeaders, request_id: str, trace: str | None) -> None:
+    headers["X-Request-Id"] = request_id
+    if trace is not None:
+        headers["traceparent"] = trace
+    for name, value in _SECURITY_HEADERS:
+        headers[name] = value

@@ -1,0 +1,233 @@
+"""The HTTP interface of a replica: /v1 for people and pages, /v2 for clients of the Open Inference Protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+
+from raypose.config.serve_schema import DefaultsConfig
+from raypose.inference import Selection
+from raypose.serve.answers import Picture, answer_json, picture, skeleton_dict
+from raypose.serve.gate import Gate, Keys, problem_response
+from raypose.serve.page import add_page
+from raypose.serve.problem import CODES, Problem
+from raypose.serve.service import Predicted, Service
+from raypose.serve.uploads import Upload, uploads_of
+
+Share = Annotated[float | None, Query(ge=0.0, le=1.0, allow_inf_nan=False)]
+
+_BODY = {
+    "required": True,
+    "content": {
+        kind: {"schema": {"type": "string", "format": "binary"}}
+        for kind in ("image/jpeg", "image/png", "image/webp", "image/bmp", "application/octet-stream")
+    }
+    | {
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"images": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+            }
+        },
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["images"],
+                "properties": {
+                    "images": {"type": "array", "minItems": 1, "items": {"type": "string", "format": "byte"}}
+                },
+            }
+        },
+    },
+}
+_ERROR = {
+    "type": "object",
+    "properties": {
+        "error": {
+            "type": "object",
+            "properties": {"code": {"type": "string", "enum": sorted(CODES)}, "message": {"type": "string"}},
+        }
+    },
+}
+_ERRORS: dict[int | str, dict[str, Any]] = {
+    status: {"description": ", ".join(code for code in CODES if CODES[code] == status),
+             "content": {"application/json": {"schema": _ERROR}}}
+    for status in sorted(set(CODES.values()))
+}  # fmt: skip
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application over a service that is there already."""
+    config = service.config
+    app = FastAPI(
+        title="raypose",
+        version=version("raypose"),
+        description="People and their keypoints in images. Coordinates are pixels of the image as it is looked at:"
+        " its EXIF orientation is honoured.",
+        redoc_url=None,
+    )
+    _add_errors(app)
+    _add_predict(app, service)
+    _add_state(app, service)
+    if config.access.page:
+        add_page(app)
+    if config.access.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(config.access.cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+        )
+    app.add_middleware(Gate, keys=Keys(config.access.api_keys), record=service.metrics.request, log=config.access.log)
+    return app
+
+
+def _add_errors(app: FastAPI) -> None:
+    @app.exception_handler(Problem)
+    async def problem(request: Request, error: Problem) -> JSONResponse:
+        request.scope["state"]["code"] = error.code
+        return problem_response(error)
+
+    @app.exception_handler(RequestValidationError)
+    async def bad_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"][1:]) or "request"
+        return await problem(request, Problem("bad_parameter", f"{where}: {first['msg']}"))
+
+    @app.exception_handler(HTTPException)
+    async def http_error(request: Request, error: HTTPException) -> JSONResponse:
+        code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_body")
+        return await problem(request, Problem(code, f"{request.method} {request.url.path[:200]}: {error.detail}"))
+
+
+def _add_predict(app: FastAPI, service: Service) -> None:
+    defaults = service.config.defaults
+
+    @app.post("/v1/predict", responses=_ERRORS, openapi_extra={"requestBody": _BODY}, response_class=Response)
+    async def predict(
+        request: Request,
+        conf: Share = None,
+        iou: Share = None,
+        max_det: Annotated[int | None, Query(ge=1, le=1000)] = None,
+        keypoint_conf: Share = None,
+        render: Picture | None = None,
+        model: Annotated[str | None, Query(max_length=200)] = None,
+    ) -> Response:
+        """People in one or several images: their bytes, a form with files, or JSON with base64.
+
+        `model` is `stable`, `canary` or a version; by default they take turns by their shares. With `render` the answer
+        is the image with the skeletons drawn on it.
+        """
+        started_s = time.perf_counter()
+        selection = selection_of(defaults, conf, iou, max_det)
+        uploads = await _uploads(request, service)
+        request.state.images = len(uploads)
+        if render is not None and len(uploads) > 1:
+            raise Problem("bad_parameter", f"render: one image at a time, found {len(uploads)}")
+        with service.admitted(len(uploads)):
+            predicted = await service.predict(uploads, selection, wanted=model, keep_pixels=render is not None)
+        _raise_if_all_failed(predicted)
+        request.state.version = predicted.model.version
+        headers = {"X-Model-Version": predicted.model.version}
+        if render is not None:
+            return await _rendered(service, predicted, render, keypoint_conf, headers)
+        least = defaults.keypoint_conf if keypoint_conf is None else keypoint_conf
+        total_s = time.perf_counter() - started_s
+        body = answer_json(predicted, service.config.name, keypoint_conf=least, total_s=total_s)
+        return Response(body, headers=headers, media_type="application/json")
+
+
+def selection_of(defaults: DefaultsConfig, conf: float | None, iou: float | None, max_det: int | None) -> Selection:
+    """What a request asks for, and the defaults for the rest."""
+    return Selection(
+        defaults.conf if conf is None else conf,
+        defaults.iou if iou is None else iou,
+        defaults.max_det if max_det is None else max_det,
+    )
+
+
+async def _rendered(
+    service: Service, predicted: Predicted, kind: Picture, keypoint_conf: float | None, headers: dict[str, str]
+) -> Response:
+    (image,) = predicted.images
+    assert not isinstance(image, Problem)  # all failed otherwise
+    skeleton = predicted.model.spec.skeleton
+    content = await service.in_pool(lambda: picture(image, skeleton, kind, keypoint_conf))
+    return Response(content, headers=headers, media_type=f"image/{kind}")
+
+
+def _raise_if_all_failed(predicted: Predicted) -> None:
+    first = predicted.images[0]
+    if isinstance(first, Problem) and all(isinstance(image, Problem) for image in predicted.images):
+        raise first
+
+
+async def _uploads(request: Request, service: Service) -> list[Upload]:
+    body = await read_body(request, service)
+    kind = request.headers.get("content-type", "")
+    limits = service.config.limits
+    if kind.startswith("application/json"):
+        return await service.in_pool(lambda: uploads_of(body, kind, limits))
+    return uploads_of(body, kind, limits)
+
+
+async def read_body(request: Request, service: Service) -> bytes:
+    """The whole body, refused once it is too large or too slow, and before it is read where there is no room."""
+    limits = service.config.limits
+    with service.admitted(1):
+        pass
+    announced = request.headers.get("content-length", "")
+    if announced.isdecimal() and int(announced) > limits.request_bytes:
+        raise _too_large(limits.request_bytes)
+    chunks: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(limits.body_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > limits.request_bytes:
+                    raise _too_large(limits.request_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        raise Problem("slow_body", f"the body did not arrive within {limits.body_s:g} s") from None
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem("request_too_large", f"the body has more than {limit:,} bytes")
+
+
+def _add_state(app: FastAPI, service: Service) -> None:
+    @app.get("/healthz")
+    async def healthz() -> dict[str, str]:
+        """The process is alive."""
+        return {"status": "ok"}
+
+    @app.get("/readyz", responses={503: _ERRORS[503]})
+    async def readyz() -> dict[str, str]:
+        """A model is loaded and requests are taken."""
+        if service.draining:
+            raise Problem("not_ready", "this replica is about to end", retry_after_s=1)
+        return {"status": "ready", "version": service.model("stable")[1].version}
+
+    @app.get("/v1/models")
+    async def models() -> dict[str, Any]:
+        """The models that answer, those before them, and those that were refused and why."""
+        shelf = service.library.shelf
+        skeleton = None if shelf is None else skeleton_dict(shelf.stable.spec.skeleton)
+        classes = [] if shelf is None else list(shelf.stable.spec.class_names)
+        described = service.library.to_dict()
+        return {"name": service.config.name, **described, "skeleton": skeleton, "classes": classes}
+
+    @app.get("/metrics", response_class=Response)
+    async def metrics() -> Response:
+        """For Prometheus."""
+        return Response(service.metrics.exposition(), media_type="text/plain; version=0.0.4; charset=utf-8")

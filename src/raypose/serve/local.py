@@ -1,0 +1,156 @@
+"""A service for as long as a command runs: Ray Serve here or on the cluster of RAY_ADDRESS."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import signal
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from raypose.config.serve_schema import HttpConfig, ServeConfig
+from raypose.errors import ConfigError, RayposeError, TrainingError
+from raypose.launch.cluster import ray_cluster
+
+_APP = "raypose"
+_DRAIN_S = "1"
+
+
+@dataclass(frozen=True, slots=True)
+class Running:
+    """A service that answers at `url`. `change` gives it another configuration of its models, in place."""
+
+    url: str
+    change: Callable[[ServeConfig], None]
+
+
+@contextlib.contextmanager
+def serving(config: ServeConfig) -> Iterator[Running]:
+    """Serve until the end of the block; ConfigError or TrainingError where that cannot begin.
+
+    With RAY_ADDRESS the cluster's own settings decide about its proxies.
+    """
+    port = config.http.port or free_port(config.http.host)
+    with tempfile.TemporaryDirectory(prefix="raypose-serve-") as folder:
+        _prepare_environment(config.http, Path(folder))
+        with ray_cluster():
+            from ray import serve
+
+            from raypose.serve.app import application
+
+            def show(wanted: ServeConfig) -> None:
+                serve.run(application(wanted.located(Path.cwd())), name=_APP, route_prefix="/")
+
+            _quiet()
+            _require_free(config.http.host, port)
+            try:
+                with _one_line():
+                    serve.start(http_options={"host": config.http.host, "port": port})
+                    show(config)
+                yield Running(f"http://{_asked_at(config.http.host)}:{port}", show)
+            finally:
+                serve.shutdown()
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
+    """What Ray Serve raises while it starts, as one line."""
+    from ray import serve
+    from ray.exceptions import RayError
+
+    try:
+        yield
+    except RayError as error:
+        raise TrainingError(f"Ray Serve did not start: {str(error).strip().partition(chr(10))[0]}") from error
+    except RuntimeError as error:
+        status = serve.status().applications.get(_APP)
+        said = [deployment.message for deployment in status.deployments.values()] if status else []
+        raise _reason(" ".join(said) or str(error)) from error
+
+
+def _reason(text: str) -> RayposeError:
+    """The line of the error that made a replica fail, out of Serve's report with all its tracebacks."""
+    for line in reversed(text.splitlines()):
+        kind, separator, message = line.strip().partition(": ")
+        if separator and kind.rpartition(".")[0] == "raypose.errors":
+            return (ConfigError if kind.endswith("ConfigError") else TrainingError)(message)
+    return TrainingError(f"the service did not start: {text.strip().splitlines()[-1][:500] if text.strip() else '?'}")
+
+
+def wait_for_end(on_reload: Callable[[], None]) -> None:
+    """Return at SIGINT or SIGTERM; call `on_reload` at SIGHUP."""
+    happened: list[int] = []
+    awake = threading.Event()
+
+    def note(number: int, _: object) -> None:
+        happened.append(number)
+        awake.set()
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    try:
+        while True:
+            awake.wait()
+            awake.clear()
+            while happened:
+                if happened.pop(0) != signal.SIGHUP:
+                    return
+                on_reload()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def free_port(host: str) -> int:
+    """One that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _require_free(host: str, port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"http.port: cannot listen on {host}:{port}: {error.strerror}; choose another port, or 0 for a free one"
+            ) from error
+
+
+def _asked_at(host: str) -> str:
+    return "127.0.0.1" if host in ("0.0.0.0", "") else host
+
+
+def _prepare_environment(http: HttpConfig, folder: Path) -> None:
+    """Ray Serve reads these once, when it is imported, here and in its own processes."""
+    settings = {
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": _DRAIN_S,
+        # A machine that is busy takes longer than Ray's 5 s to start a proxy, and is not broken for that.
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "30",
+    }
+    if http.proxy == "haproxy":
+        settings |= {
+            "RAY_SERVE_ENABLE_HA_PROXY": "1",
+            # Several services on one machine would share these otherwise.
+            "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(folder / "haproxy.cfg"),
+            "RAY_SERVE_HAPROXY_SOCKET_PATH": str(folder / "admin.sock"),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(folder),
+            "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(folder / "server-state"),
+            "RAY_SERVE_HAPROXY_METRICS_PORT": str(free_port("127.0.0.1")),
+            "RAY_SERVE_HAPROXY_STATS_PORT": str(free_port("127.0.0.1")),
+            "RAY_SERVE_FALLBACK_PROXY_HTTP_PORT": str(free_port("127.0.0.1")),
+        }
+    for name, value in settings.items():
+        os.environ.setdefault(name, value)
+
+
+def _quiet() -> None:
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)

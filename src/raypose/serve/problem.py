@@ -1,0 +1,53 @@
+"""What a client is told when a request cannot be answered: a status, a code for programs, a line for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class Problem(Exception):  # noqa: N818 (it is an answer, too: one bad image is told beside the good ones)
+    """`code` is one of `CODES` and stays as it is from version to version; `message` is for people."""
+
+    def __init__(self, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+    @property
+    def status(self) -> int:
+        """The HTTP status that goes with the code."""
+        return CODES[self.code]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What the response says beside its body."""
+        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the JSON of an answer has it."""
+        return {"code": self.code, "message": self.message}
+
+
+CODES: Mapping[str, int] = {
+    "bad_parameter": 400,
+    "bad_body": 400,
+    "no_image": 400,
+    "bad_image": 400,
+    "truncated_image": 400,
+    "no_such_model": 404,
+    "unauthorized": 401,
+    "not_found": 404,
+    "method_not_allowed": 405,
+    "slow_body": 408,
+    "request_too_large": 413,
+    "image_too_large": 413,
+    "too_many_images": 413,
+    "unsupported_image": 415,
+    "overloaded": 429,
+    "internal": 500,
+    "not_ready": 503,
+    "timed_out": 504,
+}
+"""Every code and its HTTP status."""

@@ -1,0 +1,74 @@
+"""The class that Ray Serve runs: a model, its lanes and its HTTP interface in one process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fastapi import FastAPI
+
+from raypose.config.serve_schema import CanaryConfig, ServeConfig
+from raypose.serve.http import create_app
+from raypose.serve.metrics import ServeMetrics
+from raypose.serve.models import Library, Wanted
+from raypose.serve.service import Service
+
+
+class PoseReplica:
+    """Ray Serve makes it with `config`, then calls `reconfigure` with `user_config`, at once and after each change."""
+
+    async def __init__(self, config: ServeConfig, replica: str | None = None) -> None:
+        torch.set_grad_enabled(False)
+        name = replica or _replica_name()
+        self._config = config
+        self.service = Service(config, Library(config.compute), ServeMetrics(name))
+        self._following: asyncio.Task[None] | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self.service)
+
+    async def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Load what is wanted, then let it answer. What cannot be served changes nothing and is told in /v1/models.
+
+        Raising would make Serve take the replica for broken, and replace it by one that has no model at all.
+        """
+        wanted = wanted_of(user_config)
+        await self.service.change(wanted)
+        if self._following is not None:
+            self._following.cancel()
+        self._following = asyncio.create_task(self._follow(wanted.follow_s)) if wanted.follow_s else None
+
+    async def _follow(self, every_s: float) -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            await self.service.follow()
+
+    async def close(self) -> None:
+        """Answer what was accepted, and end."""
+        if self._following is not None:
+            self._following.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._following
+        await self.service.drained()
+        self.service.close()
+
+
+def user_config_of(config: ServeConfig) -> dict[str, Any]:
+    """The part of a configuration that may change while the service runs."""
+    return config.model_dump(mode="json", include={"model", "which", "follow_s", "canary"})
+
+
+def wanted_of(user_config: Mapping[str, Any]) -> Wanted:
+    """Inverse of `user_config_of`; ConfigError for values that do not fit."""
+    canary = user_config.get("canary")
+    config = ServeConfig.model_validate(dict(user_config))
+    return Wanted(config.model, config.which, config.follow_s, None if canary is None else CanaryConfig(**canary))
+
+
+def _replica_name() -> str:
+    from ray import serve
+
+    return str(serve.get_replica_context().replica_id.unique_id)

@@ -1,0 +1,201 @@
+"""A request's way through a replica: admitted, decoded, queued, predicted. Knows nothing of HTTP or Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from raypose.config.serve_schema import ServeConfig
+from raypose.inference import Selection
+from raypose.serve.lanes import Answer, Job, Lanes
+from raypose.serve.metrics import ServeMetrics
+from raypose.serve.models import Library, Model, Role, Wanted
+from raypose.serve.problem import Problem
+from raypose.serve.uploads import Upload, pixels_of
+from raypose.structures import ImageArray, Poses
+
+Made = TypeVar("Made")
+_SMOOTHING = 0.1
+"""Weight of the newest image in the mean time an image takes, from which Retry-After is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """The people in one image that was sent, and the seconds of each stage. `image_HW3` where it is wanted."""
+
+    name: str
+    width: int
+    height: int
+    poses: Poses
+    stage_s: dict[str, float]
+    batch: int
+    image_HW3: ImageArray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Predicted:
+    """All images of a request, in order; a Problem in the place of an image that has one."""
+
+    role: Role
+    model: Model
+    images: tuple[Prediction | Problem, ...]
+
+
+class Service:
+    """Everything between bytes and poses. Belongs to the event loop that it was made in."""
+
+    def __init__(self, config: ServeConfig, library: Library, metrics: ServeMetrics) -> None:
+        self.config = config
+        self.library = library
+        self.metrics = metrics
+        self.pending = 0
+        self.draining = False
+        self._loop = asyncio.get_running_loop()
+        self._asked = 0
+        self._image_s = 0.02
+        # Decoding shares the cores with the model: more threads would only take them from it.
+        self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), thread_name_prefix="raypose-decode")
+        self._changes = ThreadPoolExecutor(1, thread_name_prefix="raypose-models")
+        lanes = 2 if torch.cuda.is_available() and config.compute.device != "cpu" else 1
+        self._lanes = Lanes(lanes, config.compute.batch, self._observe_batch, loop=self._loop)
+
+    async def change(self, wanted: Wanted) -> bool:
+        """Serve other models from now on; see `Library.change`."""
+        return await self._changed(lambda: self.library.change(wanted))
+
+    async def follow(self) -> bool:
+        """Serve the run's best checkpoint; see `Library.follow`."""
+        return await self._changed(self.library.follow)
+
+    async def _changed(self, change: Callable[[], bool]) -> bool:
+        known = set(self.library.refusals.items())
+        done = await self._loop.run_in_executor(self._changes, change)
+        if done:
+            self.metrics.change("changed")
+            shelf = self.library.shelf
+            assert shelf is not None  # a change that is done has put a model there
+            self.metrics.models([(role, model.version, model.compute) for role, model in shelf.all()])
+        elif set(self.library.refusals.items()) - known:
+            self.metrics.change("refused")
+        return done
+
+    def model(self, wanted: str | None) -> tuple[Role, Model]:
+        """The model of a role or version, or the one whose turn it is; Problem where there is none."""
+        shelf = self.library.shelf
+        if shelf is None:
+            raise Problem("not_ready", "no model is loaded yet", retry_after_s=5)
+        if wanted is None:
+            self._asked += 1
+            return shelf.pick(self._asked - 1)
+        named = shelf.named(wanted)
+        if named is None:
+            here = ", ".join(f"{role} ({model.version})" for role, model in shelf.all())
+            raise Problem("no_such_model", f"no model {wanted[:100]!r}; here are {here}")
+        return named
+
+    @contextmanager
+    def admitted(self, images: int) -> Iterator[None]:
+        """Room for so many images until the end of the block; Problem where there is none."""
+        if self.pending and self.pending + images > self.config.limits.queue_images:
+            wait_s = max(1, math.ceil(self.pending * self._image_s))
+            raise Problem("overloaded", f"{self.pending} images are waiting already", retry_after_s=wait_s)
+        self.pending += images
+        self.metrics.pending(self.pending)
+        try:
+            yield
+        finally:
+            self.pending -= images
+            self.metrics.pending(self.pending)
+
+    async def in_pool(self, work: Callable[[], Made]) -> Made:
+        """Work that would keep the event loop from answering others."""
+        return await self._loop.run_in_executor(self._pool, work)
+
+    async def predict(
+        self,
+        uploads: Sequence[Upload | ImageArray],
+        selection: Selection,
+        *,
+        wanted: str | None = None,
+        keep_pixels: bool = False,
+    ) -> Predicted:
+        """The people of every image; those with a Problem have it in their place. The caller has been admitted."""
+        role, model = self.model(wanted)
+        work = [self._predict_one(upload, model, selection, keep_pixels=keep_pixels) for upload in uploads]
+        try:
+            async with asyncio.timeout(self.config.limits.request_s):
+                found = await _all(work)
+        except TimeoutError:
+            limit_s = self.config.limits.request_s
+            raise Problem("timed_out", f"no answer within {limit_s:g} s", retry_after_s=5) from None
+        return Predicted(role, model, tuple(found))
+
+    async def _predict_one(
+        self, upload: Upload | ImageArray, model: Model, selection: Selection, *, keep_pixels: bool
+    ) -> Prediction | Problem:
+        arrived_s = time.perf_counter()
+        answer: asyncio.Future[Answer] = self._loop.create_future()
+
+        def prepare() -> tuple[Job, ImageArray]:
+            if answer.done():  # given up while it waited for a thread: nobody reads this
+                raise Problem("timed_out", "given up")
+            image_HW3 = pixels_of(upload, self.config.limits) if isinstance(upload, Upload) else upload
+            job = Job(model, model.fit(image_HW3, "image"), selection, answer)
+            self._lanes.put(job)
+            return job, image_HW3
+
+        try:
+            job, image_HW3 = await self.in_pool(prepare)
+            decode_s = job.queued_s - arrived_s
+            answered = await answer
+        except Problem as problem:
+            return problem
+        finally:
+            answer.cancel()  # for nothing, where it is answered
+        return self._prediction(upload, image_HW3, model, answered, decode_s, keep_pixels=keep_pixels)
+
+    def _prediction(
+        self, upload: Upload | ImageArray, image_HW3: ImageArray, model: Model, answered: Answer, decode_s: float,
+        *, keep_pixels: bool,
+    ) -> Prediction:  # fmt: skip
+        height, width = image_HW3.shape[:2]
+        stage_s = {
+            "decode": decode_s,
+            "queue": answered.queue_s,
+            "inference": answered.inference_s,
+            "select": answered.select_s,
+        }
+        self.metrics.image(model.version, answered.poses, width * height / 1e6, stage_s)
+        name = upload.name if isinstance(upload, Upload) else "image"
+        kept = image_HW3 if keep_pixels else None
+        return Prediction(name, width, height, answered.poses, stage_s, answered.batch, kept)
+
+    def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float) -> None:
+        self._image_s += _SMOOTHING * (total_s / len(jobs) - self._image_s)
+        self.metrics.batch(len(jobs), inference_s)
+
+    async def drained(self) -> None:
+        """Return once everything that was accepted is answered."""
+        self.draining = True
+        while self.pending:
+            await asyncio.sleep(0.02)
+
+    def close(self) -> None:
+        """End all threads; what waits in lanes is still answered."""
+        self._lanes.close()
+        self._pool.shutdown(cancel_futures=True)
+        self._changes.shutdown(cancel_futures=True)
+
+
+async def _all(work: Sequence[Awaitable[Made]]) -> list[Made]:
+    """One after the other costs a task less, and most requests have one image."""
+    return [await work[0]] if len(work) == 1 else list(await asyncio.gather(*work))
