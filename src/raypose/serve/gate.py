@@ -86,14 +86,15 @@ class Gate:
             await self._app(scope, receive, answer)
         except Problem as problem:
             state["code"] = problem.code
-            await problem_response(problem)(scope, receive, answer)
+            await problem_response(problem, scope["path"])(scope, receive, answer)
         except Exception as error:
             state["code"] = "internal"
             print(json.dumps({"error": type(error).__name__, "detail": str(error)[:500], "id": request_id}),  # noqa: T201
                   file=sys.stderr, flush=True)  # fmt: skip
             if "status" in sent:
                 raise
-            await problem_response(Problem("internal", "the service failed; its log says more"))(scope, receive, answer)
+            failed = Problem("internal", "the service failed; its log says more")
+            await problem_response(failed, scope["path"])(scope, receive, answer)
         finally:
             self._finish(scope, headers, request_id, sent.get("status", 499), time.perf_counter() - started_s)
 
@@ -119,9 +120,10 @@ class Gate:
             print(json.dumps({key: value for key, value in line.items() if value != ""}), flush=True)  # noqa: T201
 
 
-def problem_response(problem: Problem) -> JSONResponse:
-    """As every error is told: `{"error": {"code", "message"}}`."""
-    return JSONResponse({"error": problem.to_dict()}, problem.status, problem.headers)
+def problem_response(problem: Problem, path: str) -> JSONResponse:
+    """As every error is told: `{"error": {"code", "message"}}`; below /v2 a text, as that protocol wants it."""
+    error = problem.message if path.startswith("/v2") else problem.to_dict()
+    return JSONResponse({"error": error}, problem.status, {**problem.headers, "X-Error-Code": problem.code})
 
 
 def _sign(headers: MutableHeaders, request_id: str, trace: str | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from importlib.metadata import version
 from typing import Annotated, Any
@@ -16,7 +15,9 @@ from starlette.middleware.cors import CORSMiddleware
 from raypose.config.serve_schema import DefaultsConfig
 from raypose.inference import Selection
 from raypose.serve.answers import Picture, answer_json, picture, skeleton_dict
+from raypose.serve.bodies import read_body
 from raypose.serve.gate import Gate, Keys, problem_response
+from raypose.serve.open_inference import open_inference_routes
 from raypose.serve.page import add_page
 from raypose.serve.problem import CODES, Problem
 from raypose.serve.service import Predicted, Service
@@ -77,6 +78,7 @@ def create_app(service: Service) -> FastAPI:
     _add_errors(app)
     _add_predict(app, service)
     _add_state(app, service)
+    app.include_router(open_inference_routes(service))
     if config.access.page:
         add_page(app)
     if config.access.cors_origins:
@@ -94,7 +96,7 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(Problem)
     async def problem(request: Request, error: Problem) -> JSONResponse:
         request.scope["state"]["code"] = error.code
-        return problem_response(error)
+        return problem_response(error, request.url.path)
 
     @app.exception_handler(RequestValidationError)
     async def bad_parameter(request: Request, error: RequestValidationError) -> JSONResponse:
@@ -179,32 +181,6 @@ async def _uploads(request: Request, service: Service) -> list[Upload]:
     return uploads_of(body, kind, limits)
 
 
-async def read_body(request: Request, service: Service) -> bytes:
-    """The whole body, refused once it is too large or too slow, and before it is read where there is no room."""
-    limits = service.config.limits
-    with service.admitted(1):
-        pass
-    announced = request.headers.get("content-length", "")
-    if announced.isdecimal() and int(announced) > limits.request_bytes:
-        raise _too_large(limits.request_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(limits.body_s):
-            async for chunk in request.stream():
-                size += len(chunk)
-                if size > limits.request_bytes:
-                    raise _too_large(limits.request_bytes)
-                chunks.append(chunk)
-    except TimeoutError:
-        raise Problem("slow_body", f"the body did not arrive within {limits.body_s:g} s") from None
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _too_large(limit: int) -> Problem:
-    return Problem("request_too_large", f"the body has more than {limit:,} bytes")
-
-
 def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/healthz")
     async def healthz() -> dict[str, str]:
@@ -214,8 +190,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
     @app.get("/readyz", responses={503: _ERRORS[503]})
     async def readyz() -> dict[str, str]:
         """A model is loaded and requests are taken."""
-        if service.draining:
-            raise Problem("not_ready", "this replica is about to end", retry_after_s=1)
+        service.require_ready()
         return {"status": "ready", "version": service.model("stable")[1].version}
 
     @app.get("/v1/models")

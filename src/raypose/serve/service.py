@@ -81,9 +81,7 @@ class Service:
         done = await self._loop.run_in_executor(self._changes, change)
         if done:
             self.metrics.change("changed")
-            shelf = self.library.shelf
-            assert shelf is not None  # a change that is done has put a model there
-            self.metrics.models([(role, model.version, model.compute) for role, model in shelf.all()])
+            self.metrics.models([(role, model.version, model.compute) for role, model in self.models()])
         elif set(self.library.refusals.items()) - known:
             self.metrics.change("refused")
         return done
@@ -101,6 +99,16 @@ class Service:
             here = ", ".join(f"{role} ({model.version})" for role, model in shelf.all())
             raise Problem("no_such_model", f"no model {wanted[:100]!r}; here are {here}")
         return named
+
+    def models(self) -> list[tuple[Role, Model]]:
+        """Those that answer now."""
+        return [] if self.library.shelf is None else self.library.shelf.all()
+
+    def require_ready(self) -> None:
+        """Problem unless a model is loaded and requests are taken."""
+        if self.draining:
+            raise Problem("not_ready", "this replica is about to end", retry_after_s=1)
+        self.model("stable")
 
     @contextmanager
     def admitted(self, images: int) -> Iterator[None]:

@@ -1,0 +1,199 @@
+"""Ask a service from Python, with nothing but the standard library and NumPy.
+
+with Client("http://127.0.0.1:8000") as client:
+    answer = client.predict(Path("people.jpg"))
+    for person in answer.images[0].people: print(person.score, person.keypoints["nose"])
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import secrets
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal, NamedTuple, Self
+from urllib.parse import urlencode, urlsplit
+
+from raypose.errors import ConfigError, RayposeError
+
+Image = bytes | Path
+_RETRIES = 3
+_MOST_WAIT_S = 30.0
+
+
+class ServiceError(RayposeError):
+    """The service refused or failed. `code` is its machine-readable reason, `status` the HTTP status (0: no answer)."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(f"{code}: {message}")
+        self.status = status
+        self.code = code
+        self.message = message
+
+    def __reduce__(self) -> tuple[type[ServiceError], tuple[int, str, str]]:
+        return type(self), (self.status, self.code, self.message)
+
+
+class Keypoint(NamedTuple):
+    """In pixels of the image as it is looked at, and how sure the model is to see it."""
+
+    x: float
+    y: float
+    confidence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Person:
+    """`box_xyxy` and `keypoints`, by name, in pixels of the image as it is looked at."""
+
+    box_xyxy: tuple[float, float, float, float]
+    score: float
+    class_name: str
+    keypoints: Mapping[str, Keypoint]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageAnswer:
+    """The people of one image, best first; or why there are none (`error` has `code` and `message`)."""
+
+    width: int
+    height: int
+    people: tuple[Person, ...]
+    error: Mapping[str, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All images of a request, in order, and the version of the model that found their people."""
+
+    images: tuple[ImageAnswer, ...]
+    model_version: str
+    skeleton: str
+    total_ms: float
+
+
+class Client:
+    """One connection, kept open. Not for several threads at once. Waits as 429 says, and asks again a few times."""
+
+    def __init__(
+        self, url: str, *, api_key: str | None = None, timeout_s: float = 60.0, retries: int = _RETRIES
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ConfigError(f"{url}: not the address of a service; expected one such as http://127.0.0.1:8000")
+        kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
+        self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
+        self._prefix = parts.path.rstrip("/")
+        self._headers = {} if api_key is None else {"Authorization": f"Bearer {api_key}"}
+        self._retries = retries
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.close()
+
+    def predict(
+        self,
+        *images: Image,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        keypoint_conf: float | None = None,
+        model: str | None = None,
+    ) -> Answer:
+        """The people in one or several images. Raises ServiceError where the request as a whole is refused."""
+        asked = {"conf": conf, "iou": iou, "max_det": max_det, "keypoint_conf": keypoint_conf, "model": model}
+        body, kind = _body(images)
+        return _answer(json.loads(self._post(f"/v1/predict{_query(asked)}", body, kind)))
+
+    def render(
+        self,
+        image: Image,
+        kind: Literal["png", "webp"] = "png",
+        *,
+        conf: float | None = None,
+        keypoint_conf: float | None = None,
+    ) -> bytes:
+        """The image with the skeletons drawn on it."""
+        query = _query({"render": kind, "conf": conf, "keypoint_conf": keypoint_conf})
+        return self._post(f"/v1/predict{query}", *_body((image,)))
+
+    def models(self) -> dict[str, Any]:
+        """What answers, what did before, what was refused and why."""
+        found: dict[str, Any] = json.loads(self._ask("GET", "/v1/models", None, {}))
+        return found
+
+    def _post(self, path: str, body: bytes, kind: str) -> bytes:
+        return self._ask("POST", path, body, {"Content-Type": kind})
+
+    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+        for attempt in range(self._retries + 1):
+            try:
+                self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
+                response = self._connection.getresponse()
+                content = response.read()
+            except (OSError, http.client.HTTPException) as error:
+                self._connection.close()  # asking again is safe: a prediction changes nothing
+                if attempt == self._retries:
+                    raise ServiceError(0, "unreachable", f"{type(error).__name__}: {error}") from error
+                time.sleep(0.1 * 2**attempt)
+                continue
+            if response.status < http.HTTPStatus.BAD_REQUEST:
+                return content
+            if response.status != http.HTTPStatus.TOO_MANY_REQUESTS or attempt == self._retries:
+                raise _error(response.status, content)
+            time.sleep(min(float(response.headers.get("Retry-After") or 1), _MOST_WAIT_S))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def _body(images: Sequence[Image]) -> tuple[bytes, str]:
+    if not images:
+        raise ConfigError("no image to predict; give at least one")
+    contents = [image.read_bytes() if isinstance(image, Path) else image for image in images]
+    if len(contents) == 1:
+        return contents[0], "application/octet-stream"
+    boundary = secrets.token_hex(16)
+    parts = [
+        b'--%s\r\nContent-Disposition: form-data; name="images"; filename="%d"\r\n\r\n%s\r\n'
+        % (boundary.encode(), number, content)
+        for number, content in enumerate(contents)
+    ]
+    return b"".join(parts) + f"--{boundary}--\r\n".encode(), f"multipart/form-data; boundary={boundary}"
+
+
+def _query(asked: Mapping[str, Any]) -> str:
+    text = urlencode({key: value for key, value in asked.items() if value is not None})
+    return f"?{text}" if text else ""
+
+
+def _answer(raw: Mapping[str, Any]) -> Answer:
+    images = tuple(_image(image) for image in raw["images"])
+    return Answer(images, raw["model"]["version"], raw["skeleton"], raw["timings_ms"]["total"])
+
+
+def _image(raw: Mapping[str, Any]) -> ImageAnswer:
+    if "error" in raw:
+        return ImageAnswer(0, 0, (), raw["error"])
+    return ImageAnswer(raw["width"], raw["height"], tuple(_person(person) for person in raw["people"]))
+
+
+def _person(raw: Mapping[str, Any]) -> Person:
+    keypoints = {point["name"]: Keypoint(point["x"], point["y"], point["confidence"]) for point in raw["keypoints"]}
+    return Person(tuple(raw["box"]), raw["score"], raw["class"], MappingProxyType(keypoints))
+
+
+def _error(status: int, content: bytes) -> ServiceError:
+    try:
+        error = json.loads(content)["error"]
+        return ServiceError(status, str(error["code"]), str(error["message"]))
+    except (ValueError, KeyError, TypeError):
+        return ServiceError(status, "unknown", content[:200].decode("utf-8", "replace"))
