@@ -26,25 +26,39 @@ def train(
         str | None,
         typer.Option(metavar="RUN", help="Continue the run at this path or s3:// URL from its last checkpoint."),
     ] = None,
+    or_continue: Annotated[
+        bool, typer.Option("--continue", help="Continue the run of this file if it has begun, else begin it.")
+    ] = False,
 ) -> None:
     """Train a model on the Ray cluster that RAY_ADDRESS names, or on this machine.
 
     raypose train configs/demo.yaml train.epochs=2 name=first
 
     raypose train --resume runs/first
+
+    With --continue the same command may be given again and again, as schedulers do that start a job anew.
     """
     from raypose import api
     from raypose.telemetry.progress import TerminalProgress
 
-    if resume is None:
-        if not arguments:
-            raise ConfigError("train: name a YAML file (see configs/), or --resume RUN")
+    if resume is not None:
+        if or_continue:
+            raise ConfigError("train: --continue goes with a YAML file, not with --resume")
+        config = api.run_config(resume, arguments)
+    elif arguments:
         config = read_config(arguments)
     else:
-        config = api.run_config(resume, arguments)
+        raise ConfigError("train: name a YAML file (see configs/), or --resume RUN")
+    goes_on = resume is not None or (or_continue and _has_begun(config))
     with TerminalProgress() as progress:
-        summary = api.train(config, resume=resume is not None, report=progress)
+        summary = api.train(config, resume=goes_on, report=progress)
     typer.echo(api.summary_text(summary))
+
+
+def _has_begun(config: RunConfig) -> bool:
+    from raypose.storage import open_store
+
+    return open_store(config.storage).child(config.name).exists("config.yaml")
 
 
 def read_config(arguments: Sequence[str]) -> RunConfig:

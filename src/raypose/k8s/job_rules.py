@@ -1,0 +1,146 @@
+"""Rules for jobs: when they end, what is cleared away, and that a retry continues."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import chain, pairwise
+from typing import Any
+
+import yaml
+
+from raypose.k8s.manifest import Finding, Group, Manifest, at, items
+from raypose.k8s.mounted import ConfigMaps
+
+CommandProblem = Callable[[list[str]], str | None]
+"""What is wrong with the arguments of a `raypose` command, or None."""
+
+_CONTINUES = {"train": ("--continue", "--resume"), "tune": ("--continue", "--resume")}
+_DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
+
+
+def check_job(manifest: Manifest, files: ConfigMaps, problem_of: CommandProblem) -> Iterator[Finding]:
+    """Every rule of this file, for a RayJob or the job of a RayCronJob."""
+    job = manifest.job
+    if job is None:
+        return
+    yield from chain(
+        _check_deadlines(manifest, job),
+        _check_deletion(manifest, job),
+        _check_submission(manifest, job),
+        _check_runtime(manifest, job),
+        _check_entrypoint(manifest, job, files, problem_of),
+    )
+    if manifest.kind == "RayCronJob" and len(str(manifest.spec.get("schedule", "")).split()) != 5:
+        yield Finding("schedule", manifest.place, f"{manifest.spec.get('schedule')!r} is no timetable of five fields")
+    if manifest.cluster is None and not job.get("clusterSelector"):
+        yield Finding("cluster-present", manifest.place, "has neither rayClusterSpec nor clusterSelector")
+
+
+def _check_deadlines(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
+    if not job.get("activeDeadlineSeconds"):
+        yield Finding("active-deadline", manifest.place, "set activeDeadlineSeconds: a job that hangs costs its nodes")
+    if not job.get("preRunningDeadlineSeconds"):
+        yield Finding(
+            "pre-running-deadline",
+            manifest.place,
+            "set preRunningDeadlineSeconds: a pod without a node, or an image that is not there, waits for ever",
+        )
+
+
+def _check_deletion(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
+    rules = items(at(job, "deletionStrategy", "deletionRules"))
+    ends = bool(job.get("shutdownAfterJobFinishes"))
+    if rules and ends:
+        yield Finding(
+            "deletion-one-way", manifest.place, "deletionRules and shutdownAfterJobFinishes exclude each other"
+        )
+    if not ends:
+        for status in ("SUCCEEDED", "FAILED"):
+            if not any(_deletes_cluster(rule, status) for rule in rules):
+                yield Finding("deletion", manifest.place, f"keeps its cluster after {status}; add a rule DeleteCluster")
+    if not ends and job.get("ttlSecondsAfterFinished"):
+        yield Finding("deletion-one-way", manifest.place, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes")
+    for status in ("SUCCEEDED", "FAILED"):
+        times = {
+            str(rule.get("policy")): at(rule, "condition", "ttlSeconds") or 0
+            for rule in rules
+            if at(rule, "condition", "jobStatus") == status
+        }
+        ordered = [(policy, times[policy]) for policy in _DELETION_ORDER if policy in times]
+        for (first, earlier), (second, later) in pairwise(ordered):
+            if later < earlier:
+                yield Finding("deletion-order", manifest.place, f"after {status}, {second} comes before {first}")
+    if at(manifest.cluster, "enableInTreeAutoscaling") and any(rule.get("policy") == "DeleteWorkers" for rule in rules):
+        yield Finding(
+            "deletion-workers", manifest.place, "DeleteWorkers does not go with autoscaling; DeleteCluster does"
+        )
+    if job.get("suspend") and not ends:
+        yield Finding(
+            "suspend-deletion",
+            manifest.place,
+            "suspend (Kueue) wants shutdownAfterJobFinishes: true, not deletionRules",
+        )
+
+
+def _deletes_cluster(rule: Mapping[str, Any], status: str) -> bool:
+    ends_it = rule.get("policy") in ("DeleteCluster", "DeleteSelf")
+    return ends_it and at(rule, "condition", "jobStatus") == status
+
+
+def _check_submission(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
+    mode = job.get("submissionMode", "K8sJobMode")
+    if mode == "K8sJobMode" and not job.get("submitterPodTemplate"):
+        yield Finding(
+            "submission-mode",
+            manifest.place,
+            "its submitter pod has no security context, which a restricted namespace refuses; set HTTPMode",
+        )
+    if mode == "InteractiveMode":
+        yield Finding("submission-mode", manifest.place, "InteractiveMode waits for somebody to type; set HTTPMode")
+    if mode in ("HTTPMode", "SidecarMode") and (job.get("submitterPodTemplate") or job.get("submitterConfig")):
+        yield Finding("submission-mode", manifest.place, f"{mode} has no submitter pod; remove its settings")
+
+
+def _check_runtime(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
+    try:
+        runtime = yaml.safe_load(str(job.get("runtimeEnvYAML") or "{}"))
+    except yaml.YAMLError:
+        runtime = None
+    if not isinstance(runtime, dict):
+        yield Finding("runtime-env", manifest.place, "runtimeEnvYAML is not a YAML mapping")
+        return
+    for installer in ("pip", "uv", "conda"):
+        if installer in runtime:
+            yield Finding(
+                "runtime-install", manifest.place, f"{installer} installs on every node at every start; build an image"
+            )
+    wait_s = str(at(runtime, "env_vars", "RAY_JOB_STOP_WAIT_TIME_S") or "3")
+    if not wait_s.isdigit() or int(wait_s) < 30:
+        yield Finding(
+            "stop-time", manifest.place, f"a job that is stopped is killed after {wait_s} s, before its last checkpoint;"
+            " set RAY_JOB_STOP_WAIT_TIME_S under env_vars of runtimeEnvYAML to 120",
+        )  # fmt: skip
+
+
+def _check_entrypoint(
+    manifest: Manifest, job: Mapping[str, Any], files: ConfigMaps, problem_of: CommandProblem
+) -> Iterator[Finding]:
+    entrypoint = str(job.get("entrypoint") or "")
+    head = next(manifest.groups(), Group("", {}, is_head=True))
+    retries = job.get("backoffLimit") or 0
+    commands = [words[1:] for words in files.commands(head, entrypoint) if words[0] == "raypose"]
+    if not commands:
+        yield Finding("entrypoint", manifest.place, f"{entrypoint!r} calls no raypose command")
+    for words in commands:
+        problem = problem_of(words)
+        if problem is not None:
+            yield Finding("entrypoint", manifest.place, f"raypose {' '.join(words)}: {problem}")
+        needed = _CONTINUES.get(words[0] if words else "")
+        if needed and retries and not any(word.partition("=")[0] in needed for word in words):
+            yield Finding(
+                "retry-continues",
+                manifest.place,
+                f"a retry of 'raypose {words[0]}' would find its name taken; add {needed[0]}",
+            )
+    if not retries:
+        yield Finding("retries", manifest.place, "backoffLimit is 0: the loss of the head ends the job for good")
