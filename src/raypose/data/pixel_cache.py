@@ -18,10 +18,14 @@ import hashlib
 import itertools
 import mmap
 import os
+import queue
 import shutil
 import threading
+import weakref
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, BinaryIO, cast
 
 import numpy as np
 import psutil
@@ -31,6 +35,8 @@ from raypose.data.shard_set import ShardSet
 from raypose.errors import StorageError
 from raypose.structures import ImageArray
 
+WAITING_IMAGES = 32
+"""Decoded images that may wait to be written; each takes about 3 * long_side^2 bytes."""
 _write = os.write  # of its own name, for tests to fill the disk
 _ENTRY = np.dtype([("end", np.uint64), ("width", np.uint32), ("height", np.uint32)])
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
@@ -39,73 +45,116 @@ _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 class PixelCache:
     """The images of `shards` as RGB, at the size that training at `long_side` decodes them to.
 
-    At most `capacity_bytes` below `folder`, all sets and runs together; what does not fit is decoded each time. Pickles
-    as its arguments, and may be used by several threads.
+    At most `capacity_bytes` below `folder`, all sets and runs together; what does not fit is decoded each time. A
+    thread writes, and nobody waits for it: what a slow disk does not take now is kept when it is decoded again.
+    Pickles as its arguments, and may be used by several threads.
     """
 
     def __init__(self, folder: Path, capacity_bytes: int, shards: ShardSet, long_side: int) -> None:
         self._arguments = folder, capacity_bytes, shards, long_side
-        self._folder = folder
-        self._capacity_bytes = capacity_bytes
         self._starts = [0, *itertools.accumulate(shards.shard_sizes)]
-        self._lock = threading.Lock()
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with exclusive(folder / "opening.lock"):
-                self._open(folder / _key(shards, long_side), len(shards), 3 * long_side**2 * len(shards))
+            self._files = _Files.open(
+                folder,
+                folder / _key(shards, long_side),
+                samples=len(shards),
+                expected_bytes=3 * long_side**2 * len(shards),
+                capacity_bytes=capacity_bytes,
+            )
         except OSError as error:
             raise StorageError(
                 f"{folder}: cannot keep decoded images: {error.strerror or error}; set data.cache_dir to a local folder"
                 " that can be written to, or data.pixel_cache_bytes to 0"
             ) from error
-
-    def _open(self, own: Path, samples: int, expected_bytes: int) -> None:
-        own.mkdir(exist_ok=True)
-        self._in_use = (own / "in-use").open("wb")
-        fcntl.flock(self._in_use, fcntl.LOCK_SH)
-        others = [folder for folder in self._folder.iterdir() if folder.is_dir() and folder != own]
-        if _size_of(others) + expected_bytes > self._capacity_bytes:
-            _remove_unused(others)
-        self._own_capacity_bytes = self._capacity_bytes - _size_of(others)
-        self._pixels = (own / "pixels").open("ab+", buffering=0)
-        with (own / "index").open("ab+") as file:
-            file.truncate(samples * _ENTRY.itemsize)  # pages that nobody writes to take no room
-            self._index_N = np.frombuffer(mmap.mmap(file.fileno(), 0), _ENTRY)
+        self._waiting: queue.SimpleQueue[_Waiting] = queue.SimpleQueue()
+        arguments = self._waiting, self._files  # and not this object, which ends the thread when it goes
+        threading.Thread(target=_write_all, args=arguments, name="raypose-pixels", daemon=True).start()
+        weakref.finalize(self, self._waiting.put, None)
 
     def __reduce__(self) -> tuple[type[PixelCache], tuple[Path, int, ShardSet, int]]:
         return PixelCache, self._arguments
 
     def get(self, shard: int, index: int) -> ImageArray | None:
         """The image, HW3; None where it is not here."""
-        end, wide, high = self._index_N[self._starts[shard] + index].item()
+        return self._files.read(self._starts[shard] + index)
+
+    def put(self, shard: int, index: int, image: ImageArray) -> None:
+        """Keep an image that was decoded, if there is room; it must not be changed any more."""
+        if not self._files.is_full and self._waiting.qsize() < WAITING_IMAGES:
+            self._waiting.put((self._starts[shard] + index, image))
+
+    def flush(self) -> None:
+        """Wait until what was put is kept, or was found not to fit."""
+        written = threading.Event()
+        self._waiting.put(written)
+        written.wait()
+
+
+_Waiting = tuple[int, ImageArray] | threading.Event | None
+"""A sample's image to write; somebody who waits for what came before; the end."""
+
+
+def _write_all(waiting: queue.SimpleQueue[_Waiting], files: _Files) -> None:
+    while (item := waiting.get()) is not None:
+        if isinstance(item, threading.Event):
+            item.set()
+        else:
+            files.write(*item)
+
+
+@dataclass(slots=True)
+class _Files:
+    """What lies in the folder of one set. One thread writes, any may read."""
+
+    pixels: BinaryIO
+    index_N: np.ndarray[Any, Any]
+    capacity_bytes: int
+    in_use: BinaryIO
+    is_full: bool = False
+
+    @classmethod
+    def open(cls, root: Path, own: Path, *, samples: int, expected_bytes: int, capacity_bytes: int) -> _Files:
+        root.mkdir(parents=True, exist_ok=True)
+        with exclusive(root / "opening.lock"):
+            own.mkdir(exist_ok=True)
+            in_use = (own / "in-use").open("wb")
+            fcntl.flock(in_use, fcntl.LOCK_SH)
+            others = [folder for folder in root.iterdir() if folder.is_dir() and folder != own]
+            if _size_of(others) + expected_bytes > capacity_bytes:
+                _remove_unused(others)
+            with (own / "index").open("ab+") as file:
+                file.truncate(samples * _ENTRY.itemsize)  # pages that nobody writes to take no room
+                index_N = np.frombuffer(mmap.mmap(file.fileno(), 0), _ENTRY)
+            pixels = cast(BinaryIO, (own / "pixels").open("ab+", buffering=0))
+            return cls(pixels, index_N, capacity_bytes - _size_of(others), in_use)
+
+    def read(self, sample: int) -> ImageArray | None:
+        end, wide, high = self.index_N[sample].item()
         if not end:
             return None
         image = np.empty((high, wide, 3), np.uint8)
-        if os.preadv(self._pixels.fileno(), [image.data], end - image.nbytes) != image.nbytes:
+        if os.preadv(self.pixels.fileno(), [image.data], end - image.nbytes) != image.nbytes:
             return None  # somebody has cut the file
         return image
 
-    def put(self, shard: int, index: int, image: ImageArray) -> None:
-        """Keep an image that was decoded, if there is room."""
-        high, wide = image.shape[:2]
-        with self._lock:
-            end = self._append(image)
-        if end is not None:
-            entry = self._index_N[self._starts[shard] + index]
-            entry["width"], entry["height"] = wide, high
-            entry["end"] = end  # last: whoever sees it may read the image
-
-    def _append(self, image: ImageArray) -> int | None:
-        """Where the image ends that was written at the end of the file; None where it did not fit."""
-        if os.fstat(self._pixels.fileno()).st_size + image.nbytes > self._own_capacity_bytes:
-            return None
+    def write(self, sample: int, image: ImageArray) -> None:
+        if self.index_N[sample]["end"]:
+            return
+        if os.fstat(self.pixels.fileno()).st_size + image.nbytes > self.capacity_bytes:
+            self.is_full = True
+        if self.is_full:
+            return
         try:
-            written = _write(self._pixels.fileno(), np.ascontiguousarray(image).data)
+            written = _write(self.pixels.fileno(), np.ascontiguousarray(image).data)
         except OSError:  # the disk holds less than was allowed; training goes on by decoding
-            self._own_capacity_bytes = 0
-            return None
-        # The kernel puts each write at the end of the file, as it is then, and this file's position behind it.
-        return self._pixels.tell() if written == image.nbytes else None
+            self.is_full = True
+            return
+        if written == image.nbytes:
+            entry = self.index_N[sample]
+            entry["height"], entry["width"] = image.shape[:2]
+            # The kernel has put it at the end of the file, as that was then, and this file's position behind it. Last,
+            # for whoever sees this may read the image.
+            entry["end"] = self.pixels.tell()
 
 
 def _size_of(folders: Iterable[Path]) -> int:

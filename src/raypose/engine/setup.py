@@ -225,6 +225,8 @@ def make_deterministic(seed: int, *, enabled: bool) -> None:
     torch.manual_seed(seed)
     # Asked for again on every start, because a worker process may serve several runs.
     torch.use_deterministic_algorithms(enabled, warn_only=True)
+    # With them come NaNs in all new memory, for code that reads what it has not written: a tenth of a step on a CPU.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not enabled
 
 
