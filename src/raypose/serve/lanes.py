@@ -81,7 +81,7 @@ class WaitingRoom:
     def _take(self, most: int) -> list[Job]:
         first = self._jobs.popleft()
         most = min(most, first.model.images_a_call)
-        taken, left = [first], []
+        taken, left = [first], list[Job]()
         while self._jobs and len(taken) < most:
             job = self._jobs.popleft()
             if not job.given_up:

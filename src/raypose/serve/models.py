@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import tempfile
 import threading
 import time
@@ -16,16 +15,18 @@ from typing import Any, Literal
 from torch import Tensor
 
 from raypose.checkpoint import local_model, locate_model
-from raypose.checkpoint.store import STATE
+from raypose.checkpoint.store import STATE, fetch_checkpoint
 from raypose.config.serve_schema import CanaryConfig, ComputeConfig
 from raypose.errors import CheckpointError, RayposeError
 from raypose.inference import Fitted, Predictor, Selection
 from raypose.inference.backends import Backend
 from raypose.model import ExportMetadata, ModelSpec
 from raypose.serve.compute import Trial, open_compute
+from raypose.storage import is_remote, open_store
 from raypose.structures import ImageArray, Poses
 
 Role = Literal["stable", "canary"]
+Which = Literal["best", "last"]
 _KEPT = 2
 """Models that were replaced and stay in memory, so that going back to them takes no time."""
 
@@ -106,17 +107,22 @@ class Model:
         return Predictor(backend, self.imgsz, conf=0.25, iou=0.7, max_det=300)
 
 
-def load(reference: str, which: Literal["best", "last"], config: ComputeConfig) -> Model:
+def load(reference: str, which: Which, config: ComputeConfig) -> Model:
     """The model that `reference` names, ready and checked. Raises a RayposeError where it cannot serve."""
     place = locate_model(reference, which)
-    scratch = Path(tempfile.mkdtemp(prefix="raypose-serve-"))
-    try:
-        with local_model(place) as path:
-            version = version_of(path)
-            compute = open_compute(path, config, scratch)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
-    return Model(version, place, compute.backend, compute.imgsz, compute.trials)
+    with tempfile.TemporaryDirectory(prefix="raypose-serve-") as folder, local_model(place) as path:
+        source = path if is_remote(place) else _verified(path, Path(folder, path.name))
+        compute = open_compute(source, config, Path(folder))
+        return Model(version_of(source), place, compute.backend, compute.imgsz, compute.trials)
+
+
+def _verified(path: Path, copy: Path) -> Path:
+    """A local checkpoint, copied and verified as one that comes from an object store: its run may retire it now."""
+    if not (path / STATE).is_file():
+        return path
+    copy.mkdir()
+    fetch_checkpoint(open_store(str(path)), copy)
+    return copy
 
 
 def version_of(path: Path) -> str:
@@ -142,7 +148,7 @@ class Wanted:
     """Which models a service is to answer with. What `user_config` of Ray Serve may change while it runs."""
 
     model: str
-    which: Literal["best", "last"] = "best"
+    which: Which = "best"
     follow_s: float | None = None
     canary: CanaryConfig | None = None
 
@@ -179,12 +185,18 @@ class Library:
     A model that cannot be loaded, or is another kind than what is served, changes nothing: it is told in `refusals`.
     """
 
-    def __init__(self, compute: ComputeConfig, opener: Callable[..., Model] = load) -> None:
+    def __init__(
+        self,
+        compute: ComputeConfig,
+        opener: Callable[[str, Which, ComputeConfig], Model] = load,
+        locate: Callable[[str, Which], str] = locate_model,
+    ) -> None:
         self.shelf: Shelf | None = None
         self.refusals: OrderedDict[str, str] = OrderedDict()
         self.wanted: Wanted | None = None
         self._compute = compute
         self._open = opener
+        self._locate = locate
         self._retired: OrderedDict[str, Model] = OrderedDict()
         self._changing = threading.Lock()
 
@@ -211,7 +223,7 @@ class Library:
             return False
         with self._changing:
             try:
-                place = locate_model(wanted.model, wanted.which)
+                place = self._locate(wanted.model, wanted.which)
                 if place == shelf.stable.place or place in self.refusals:
                     return False
                 newer = self._get(wanted.model, wanted.which)
@@ -230,9 +242,9 @@ class Library:
             "refused": [{"model": place, "reason": reason} for place, reason in self.refusals.items()],
         }
 
-    def _get(self, reference: str, which: Literal["best", "last"], like: Model | None = None) -> Model:
+    def _get(self, reference: str, which: Which, like: Model | None = None) -> Model:
         """Of those in memory, or loaded; of the kind of `like` or of what is served."""
-        place = locate_model(reference, which)
+        place = self._locate(reference, which)
         here = [model for _, model in self.shelf.all()] if self.shelf else []
         known = next((model for model in (*here, *self._retired.values()) if model.place == place), None)
         try:

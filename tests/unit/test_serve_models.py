@@ -1,0 +1,169 @@
+"""Models come and go while requests are answered; one that cannot serve never takes the place of one that does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from dataclasses import replace
+from typing import Any
+
+import httpx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.serve_fakes import SPEC, Shelves, config_for, run, serving
+from tests.unit.test_serve_http import red_square
+
+from raypose.config.serve_schema import CanaryConfig, ComputeConfig
+from raypose.errors import CheckpointError
+from raypose.serve.models import Library, Model, Shelf, Wanted
+from raypose.structures import Skeleton
+
+
+def library(shelves: Shelves) -> Library:
+    return Library(ComputeConfig(), opener=shelves.open, locate=shelves.locate)
+
+
+def shelves_of(*places: str) -> Shelves:
+    shelves = Shelves()
+    for place in places:
+        shelves.add(place)
+    return shelves
+
+
+def answering(found: Library) -> list[str]:
+    assert found.shelf is not None
+    return [model.version for _, model in found.shelf.all()]
+
+
+def test_a_service_cannot_begin_with_a_model_that_is_not_there() -> None:
+    with pytest.raises(CheckpointError, match="no such run"):
+        library(Shelves()).change(Wanted("missing"))
+
+
+@pytest.mark.parametrize("problem", ["missing", "corrupt", "other keypoints", "other classes"])
+def test_a_model_that_cannot_serve_changes_nothing_and_is_told_with_its_reason(problem: str) -> None:
+    shelves = shelves_of("good")
+    shelves.places["corrupt"] = CheckpointError("corrupt: sha256 differs")
+    shelves.add("other keypoints", spec=replace(SPEC, skeleton=Skeleton(("head", "foot", "tail"))))
+    shelves.add("other classes", spec=replace(SPEC, class_names=("fish",)))
+    books = library(shelves)
+    books.change(Wanted("good"))
+    assert not books.change(Wanted(problem))
+    assert answering(books) == ["good-v"]
+    (refused,) = books.to_dict()["refused"]
+    assert refused["model"] == problem
+    assert {"missing": "no such", "corrupt": "sha256", "other keypoints": "3 keypoints instead of 2",
+            "other classes": "fish instead of person"}[problem] in refused["reason"]  # fmt: skip
+
+
+def test_a_canary_that_cannot_serve_leaves_both_as_they_were() -> None:
+    shelves = shelves_of("a", "b")
+    shelves.places["bad"] = CheckpointError("bad")
+    books = library(shelves)
+    books.change(Wanted("a"))
+    assert not books.change(Wanted("b", canary=CanaryConfig(model="bad")))
+    assert answering(books) == ["a-v"]
+
+
+def test_going_back_takes_the_model_that_is_still_in_memory() -> None:
+    shelves = shelves_of("a", "b")
+    books = library(shelves)
+    for place in ("a", "b", "a", "b"):
+        assert books.change(Wanted(place))
+    assert shelves.opened == ["a", "b"]
+    assert books.to_dict()["previous"] == ["a-v"]
+
+
+def test_only_two_models_of_before_are_kept() -> None:
+    shelves = shelves_of(*"abcde")
+    books = library(shelves)
+    for place in "abcde":
+        books.change(Wanted(place))
+    assert books.to_dict()["previous"] == ["d-v", "c-v"]
+
+
+class MovingRun(Shelves):
+    """A run whose best checkpoint is `best`."""
+
+    best = "step-1"
+
+    def locate(self, reference: str, which: str) -> str:
+        return self.best
+
+    def open(self, reference: str, which: str, config: ComputeConfig) -> Model:
+        return super().open(self.best, which, config)
+
+
+def test_a_new_best_checkpoint_is_served_and_a_damaged_one_is_tried_once() -> None:
+    shelves = MovingRun()
+    shelves.add("step-1")
+    shelves.add("step-3")
+    shelves.places["step-2"] = CheckpointError("step-2: damaged")
+    books = library(shelves)
+    books.change(Wanted("run", follow_s=1.0))
+    assert not books.follow()
+    shelves.best = "step-2"
+    assert [books.follow(), books.follow(), books.follow()] == [False] * 3
+    assert answering(books) == ["step-1-v"]
+    assert shelves.opened == ["step-1", "step-2"]
+    shelves.best = "step-3"
+    assert books.follow()
+    assert answering(books) == ["step-3-v"]
+
+
+@given(st.floats(0, 1), st.integers(1, 400))
+def test_a_canary_answers_its_share_of_any_row_of_requests(share: float, requests: int) -> None:
+    models = shelves_of("a", "b").places
+    shelf = Shelf(models["a"], models["b"], share)  # type: ignore[arg-type]
+    roles = Counter(shelf.pick(number)[0] for number in range(requests))
+    assert roles["canary"] == int(requests * share)
+
+
+def test_under_load_every_answer_is_of_the_version_that_it_names_and_none_fails() -> None:
+    """Two hundred changes; the score says which model has answered."""
+
+    async def client_of(client: httpx.AsyncClient, answers: list[tuple[str, float]], end: asyncio.Event) -> None:
+        while not end.is_set():
+            response = await client.post("/v1/predict", content=red_square())
+            assert response.status_code == 200, response.text
+            raw = response.json()
+            answers.append((raw["model"]["version"], raw["images"][0]["people"][0]["score"]))
+
+    async def go() -> tuple[list[tuple[str, float]], int]:
+        shelves = Shelves()
+        shelves.add("a", score=0.5)
+        shelves.add("b", score=0.75)
+        answers: list[tuple[str, float]] = []
+        end = asyncio.Event()
+        async with serving(shelves, config_for("a")) as (service, client):
+            tasks = [asyncio.create_task(client_of(client, answers, end)) for _ in range(4)]
+            changed = 0
+            for number in range(200):
+                before = len(answers)
+                changed += await service.change(Wanted("ab"[(number + 1) % 2]))
+                while len(answers) == before:
+                    await asyncio.sleep(0)
+            end.set()
+            await asyncio.gather(*tasks)
+        return answers, changed
+
+    answers, changed = run(go())
+    assert changed == 200
+    assert set(answers) == {("a-v", 0.5), ("b-v", 0.75)}
+
+
+def test_a_request_may_name_the_role_or_version_that_is_to_answer() -> None:
+    async def go() -> list[Any]:
+        shelves = Shelves()
+        shelves.add("a")
+        shelves.add("b")
+        config = config_for("a", "canary={model: b, share: 0.0}")
+        async with serving(shelves, config) as (_, client):
+            asked = [
+                await client.post(f"/v1/predict?model={name}", content=red_square())
+                for name in ("stable", "canary", "a-v", "b-v", "c-v")
+            ]
+            return [response.headers.get("X-Model-Version", response.status_code) for response in asked]
+
+    assert run(go()) == ["a-v", "b-v", "a-v", "b-v", 404]
