@@ -22,7 +22,7 @@ def check_name(manifest: Manifest) -> Iterator[Finding]:
     limit = _MAX_NAME.get(manifest.kind)
     if not manifest.name:
         yield Finding(
-            "name", manifest.place, "has no name, and Kustomize knows no generateName; see 'raypose k8s render'"
+            "name", manifest.place, "has no name; generateName is not for Kustomize, --unique of 'k8s render' is"
         )
     elif limit is not None:
         if len(manifest.name) > limit:
@@ -63,9 +63,7 @@ def check_versions(manifest: Manifest, ray_version: str) -> Iterator[Finding]:
         if found and found[1] != ray_version:
             yield Finding("ray-version", manifest.place, f"image {image} has Ray {found[1]}, raypose has {ray_version}")
     if len(set(images)) > 1:
-        yield Finding(
-            "same-image", manifest.place, f"head and workers differ: {', '.join(sorted(set(images)))}; use one"
-        )
+        yield Finding("same-image", manifest.place, f"head and workers differ: {' and '.join(sorted(set(images)))}")
 
 
 def check_authentication(manifest: Manifest) -> Iterator[Finding]:

@@ -77,9 +77,7 @@ def _check_place(place: str, key: str, manifest: Manifest, head: Group, workers:
         claims = {volume.get("name") for volume in items(group.pod.get("volumes")) if "persistentVolumeClaim" in volume}
         mounts = [mount for mount in items(group.ray_container.get("volumeMounts")) if mount.get("name") in claims]
         if not any(f"{place}/".startswith(f"{str(mount.get('mountPath')).rstrip('/')}/") for mount in mounts):
-            yield Finding(
-                "durable-place", group.place, f"{key} {place} goes with the pod; use s3:// or a claim's mount"
-            )
+            yield Finding("durable-place", group.place, f"{key} {place} goes with the pod; use s3:// or a claim")
 
 
 def _check_fit(config: RunConfig, manifest: Manifest, workers: list[Group]) -> Iterator[Finding]:
@@ -123,5 +121,5 @@ def _check_cache(config: RunConfig, group: Group) -> Iterator[Finding]:
         yield Finding(
             "cache-fits",
             group.place,
-            f"data.cache_bytes is {wanted_bytes / 2**30:.0f}Gi, its volume {limit_bytes / 2**30:.0f}Gi: pods are evicted",
+            f"data.cache_bytes is {wanted_bytes / 2**30:.0f}Gi, its volume {limit_bytes / 2**30:.0f}Gi: evicted",
         )

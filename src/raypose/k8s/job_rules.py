@@ -51,9 +51,7 @@ def _check_deletion(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Find
     rules = items(at(job, "deletionStrategy", "deletionRules"))
     ends = bool(job.get("shutdownAfterJobFinishes"))
     if rules and ends:
-        yield Finding(
-            "deletion-one-way", manifest.place, "deletionRules and shutdownAfterJobFinishes exclude each other"
-        )
+        yield Finding("deletion-one-way", manifest.place, "deletionRules do not go with shutdownAfterJobFinishes")
     if not ends:
         for status in ("SUCCEEDED", "FAILED"):
             if not any(_deletes_cluster(rule, status) for rule in rules):
@@ -71,14 +69,12 @@ def _check_deletion(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Find
             if later < earlier:
                 yield Finding("deletion-order", manifest.place, f"after {status}, {second} comes before {first}")
     if at(manifest.cluster, "enableInTreeAutoscaling") and any(rule.get("policy") == "DeleteWorkers" for rule in rules):
-        yield Finding(
-            "deletion-workers", manifest.place, "DeleteWorkers does not go with autoscaling; DeleteCluster does"
-        )
+        yield Finding("deletion-workers", manifest.place, "DeleteWorkers does not go with autoscaling")
     if job.get("suspend") and not ends:
         yield Finding(
             "suspend-deletion",
             manifest.place,
-            "suspend (Kueue) wants shutdownAfterJobFinishes: true, not deletionRules",
+            "suspend (Kueue) wants shutdownAfterJobFinishes, not deletionRules",
         )
 
 
@@ -117,9 +113,11 @@ def _check_runtime(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Findi
     wait_s = str(at(runtime, "env_vars", "RAY_JOB_STOP_WAIT_TIME_S") or "3")
     if not wait_s.isdigit() or int(wait_s) < 30:
         yield Finding(
-            "stop-time", manifest.place, f"a job that is stopped is killed after {wait_s} s, before its last checkpoint;"
-            " set RAY_JOB_STOP_WAIT_TIME_S under env_vars of runtimeEnvYAML to 120",
-        )  # fmt: skip
+            "stop-time",
+            manifest.place,
+            f"a job that is stopped is killed after {wait_s} s, before its last checkpoint; set"
+            " RAY_JOB_STOP_WAIT_TIME_S to 120 under env_vars of runtimeEnvYAML",
+        )
 
 
 def _check_entrypoint(

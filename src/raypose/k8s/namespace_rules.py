@@ -58,5 +58,5 @@ def _check_gates(manifest: Manifest) -> Iterator[Finding]:
         yield Finding(
             "feature-gate",
             manifest.place,
-            f"needs the operator's feature gate {gate}; annotate {GATES_ANNOTATION}: {gate}",
+            f"the operator must open {gate}; annotate {GATES_ANNOTATION}: {gate}",
         )

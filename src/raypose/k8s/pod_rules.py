@@ -98,9 +98,7 @@ def check_operator_parts(group: Group) -> Iterator[Finding]:
         )
     for part in ("command", "args"):
         if container.get(part):
-            yield Finding(
-                "operator-command", group.place, f"{part}: the operator writes 'ray start'; use rayStartParams"
-            )
+            yield Finding("operator-command", group.place, f"{part}: the operator starts Ray; use rayStartParams")
     for mount in items(container.get("volumeMounts")):
         if mount.get("mountPath") == "/dev/shm":
             yield Finding("operator-shm", group.place, "the operator mounts /dev/shm by the memory limit; remove yours")
@@ -115,9 +113,7 @@ def check_volumes(group: Group) -> Iterator[Finding]:
     for container in group.all_containers:
         for mount in items(container.get("volumeMounts")):
             if mount.get("name") not in volumes:
-                yield Finding(
-                    "volume-known", group.place, f"mounts {mount.get('name')!r}, which is no volume of the pod"
-                )
+                yield Finding("volume-known", group.place, f"mounts {mount.get('name')!r}, no volume of the pod")
     for name, volume in volumes.items():
         if "hostPath" in volume:
             yield Finding("host-path", group.place, f"volume {name!r} is a folder of the node; use emptyDir or a claim")

@@ -26,9 +26,7 @@ def check_service(manifest: Manifest, files: ConfigMaps) -> Iterator[Finding]:
     if upgrade == "NewClusterWithIncrementalUpgrade" and not mapping(manifest.cluster).get("enableInTreeAutoscaling"):
         yield Finding("upgrade", manifest.place, "an incremental upgrade needs enableInTreeAutoscaling: true")
     if not manifest.spec.get("rayClusterDeletionDelaySeconds"):
-        yield Finding(
-            "drain", manifest.place, "set rayClusterDeletionDelaySeconds: what the old cluster accepted is lost"
-        )
+        yield Finding("drain", manifest.place, "set rayClusterDeletionDelaySeconds, to answer what was accepted")
     try:
         serve = yaml.safe_load(str(manifest.spec.get("serveConfigV2") or ""))
     except yaml.YAMLError as error:
