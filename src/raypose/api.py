@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from raypose.inference import ComputePrecision, Predictor
     from raypose.model import ExportFormat
     from raypose.telemetry import Event, Reporter
+    from raypose.tune.controller import View
+    from raypose.tune.run import SweepResult
 
 
 def train(
@@ -47,6 +49,24 @@ def train(
         raise ConfigError("overrides go with a YAML file; a RunConfig is complete: change it with model_copy")
     resolved = config if isinstance(config, RunConfig) else load_config(config, overrides)
     return train_on_ray(resolved, report or _silent, resume=resume)
+
+
+def tune(
+    sweep: str | Path | None = None, *, resume: str | Path | None = None, watch: Callable[[View], None] | None = None
+) -> SweepResult:
+    """Run a sweep file as `raypose tune` does, or go on with the sweep that lies at `resume`.
+
+    `watch` is shown how trials stand, again and again. Raises ConfigError, DataError or CheckpointError before Ray
+    starts, RunInterruptedError when it was stopped; trials that fail end up in the result.
+    """
+    from raypose.tune.checks import load_sweep
+    from raypose.tune.run import begin
+    from raypose.tune.run import resume as resume_sweep
+
+    if (sweep is None) == (resume is None):
+        raise ConfigError("tune: name either a sweep file or, with resume, the place of a sweep")
+    shown = watch or (lambda view: None)
+    return resume_sweep(str(resume), shown) if sweep is None else begin(load_sweep(sweep), shown)
 
 
 def load(

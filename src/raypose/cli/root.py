@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from raypose.cli import config, data, runs
+from raypose.cli import cluster, config, data, k8s, runs
 from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
 from raypose.cli.predict import predict
 from raypose.cli.serve import serve
+from raypose.cli.submit import SETTINGS as SUBMIT_SETTINGS
+from raypose.cli.submit import submit
 from raypose.cli.train import train
 from raypose.cli.tune import tune
 from raypose.cli.val import val
@@ -36,7 +38,10 @@ app.command()(compare)
 app.command()(predict)
 app.command()(serve)
 app.command()(export)
+app.command(context_settings=SUBMIT_SETTINGS)(submit)
 app.add_typer(data.app, name="data")
 app.add_typer(runs.app, name="runs")
 app.add_typer(config.app, name="config")
+app.add_typer(cluster.app, name="cluster")
+app.add_typer(k8s.app, name="k8s")
 app.command()(doctor)

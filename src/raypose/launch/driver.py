@@ -26,11 +26,19 @@ from raypose.telemetry.listeners import reporting
 _POLL_S = 0.3
 
 
-def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    report: Reporter,
+    *,
+    resume: bool = False,
+    should_stop: Callable[[], bool] = lambda: False,
+    until_epoch: int | None = None,
+) -> dict[str, Any]:
     """Run `config` on the Ray cluster that RAY_ADDRESS names, or on one started for it; returns the summary.
 
     Everything a user can get wrong is raised before Ray starts. Raises RunInterruptedError when Ctrl-C or SIGTERM
-    stopped it: the workers have saved a checkpoint then.
+    stopped it, `should_stop` said so, or `until_epoch` epochs are complete: the workers have saved a checkpoint then.
+    Several runs may share a connection to Ray, each in a thread of its own.
     """
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
@@ -39,11 +47,18 @@ def train(config: RunConfig, report: Reporter, *, resume: bool = False) -> dict[
         if not resume:
             store.write("config.yaml", dump_config(config).encode())
         with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
-            _fit(config, store, tell, records)
+            _fit(config, store, tell, records, should_stop, until_epoch)
     return dict(json.loads(store.read("summary.json")))
 
 
-def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) -> None:
+def _fit(
+    config: RunConfig,
+    store: ObjectStore,
+    report: Reporter,
+    records: str,
+    should_stop: Callable[[], bool],
+    until_epoch: int | None,
+) -> None:
     import ray
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
@@ -59,7 +74,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
     monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote()
     trainer = TorchTrainer(
         train_function,
-        train_loop_config={"config": config.model_dump_json(), "monitor": monitor},
+        train_loop_config={"config": config.model_dump_json(), "monitor": monitor, "until_epoch": until_epoch},
         torch_config=TorchConfig(timeout_s=config.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=_worker_numbers(config),
@@ -69,7 +84,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
         ),
         run_config=RayRunConfig(
             # Every start is a new Ray run: what to continue from is decided by raypose's checkpoints alone.
-            name=f"attempt-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
+            name=f"{config.name}-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}",
             # Ray Train keeps the checkpoints here that are reported to it, and none is: what it does write, an empty
             # marker of its own, needs no place that all nodes see, and no second way to reach a bucket.
             storage_path=records,
@@ -77,7 +92,7 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
             callbacks=[TellFailures(monitor)],
         ),
     )
-    failure = _watch(trainer.fit, monitor, report)
+    failure = _watch(trainer.fit, monitor, report, should_stop)
     outcome: RayposeError | None = ray.get(monitor.outcome.remote())
     if outcome is not None:
         raise outcome
@@ -85,8 +100,12 @@ def _fit(config: RunConfig, store: ObjectStore, report: Reporter, records: str) 
         raise TrainingError(f"{store.url}: {last_line(failure)}; see the Ray logs") from failure
 
 
-def _watch(fit: Callable[[], object], monitor: Any, report: Reporter) -> BaseException | None:
+def _watch(
+    fit: Callable[[], object], monitor: Any, report: Reporter, should_stop: Callable[[], bool]
+) -> BaseException | None:
     """Run `fit` to its end while events flow to `report`; a first Ctrl-C or SIGTERM asks the workers to save and stop.
+
+    So does `should_stop`.
 
     Returns what `fit` raised. Fits in a thread of its own, because Ray would otherwise take Ctrl-C for itself.
     """
@@ -106,6 +125,8 @@ def _watch(fit: Callable[[], object], monitor: Any, report: Reporter) -> BaseExc
         while not fitting.done():
             for event in ray.get(monitor.drain.remote()):
                 report(event)
+            if should_stop():
+                monitor.request_stop.remote()
             wait([fitting], timeout=_POLL_S)
         for event in ray.get(monitor.drain.remote()):
             report(event)

@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 
 
 def train_function(assignment: dict[str, Any]) -> None:
-    """Train as one of the workers. `assignment` holds the configuration as JSON and the run's monitor."""
+    """Train as one of the workers. `assignment` holds the configuration as JSON, its monitor and `until_epoch`."""
     monitor = assignment["monitor"]
     if ray.get(monitor.outcome.remote()) is not None:
         # The group was restarted after an error that would come again; the driver raises it.
         return
     config = RunConfig.model_validate_json(assignment["config"])
     try:
-        _train(config, monitor)
+        _train(config, monitor, assignment["until_epoch"])
     except RunInterruptedError as interruption:
         # All workers stop after the same step, so nobody waits for anybody: no reason to fail the group.
         ray.get(monitor.end.remote(interruption))
@@ -39,7 +39,7 @@ def train_function(assignment: dict[str, Any]) -> None:
         raise
 
 
-def _train(config: RunConfig, monitor: Any) -> None:
+def _train(config: RunConfig, monitor: Any, until_epoch: int | None) -> None:
     from raypose.engine.loop import run
     from raypose.engine.setup import prepare
     from raypose.launch.heartbeat import HeartbeatThread
@@ -58,11 +58,11 @@ def _train(config: RunConfig, monitor: Any) -> None:
     warnings = PreemptionWarnings()
     with HeartbeatThread(monitor, world.rank, world.size), _explained(config, monitor):
         if not world.is_leader:
-            run(prepare(config, world, store, _ignore), _ignore, should_stop, warnings.is_new)
+            run(prepare(config, world, store, _ignore), _ignore, should_stop, warnings.is_new, until_epoch)
             return
         parts = prepare(config, world, store, tell_driver)
         with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
-            run(parts, fan_out(logbook, tell_driver), should_stop, warnings.is_new)
+            run(parts, fan_out(logbook, tell_driver), should_stop, warnings.is_new, until_epoch)
     # Calls of one worker are answered in order: when this one is, the driver can collect all events.
     ray.get(monitor.outcome.remote())
 

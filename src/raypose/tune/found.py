@@ -1,0 +1,64 @@
+"""A sweep that was interrupted, as it is found in storage: each trial brought up to what its run has really saved."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+from raypose.checkpoint import CheckpointStore
+from raypose.storage import ObjectStore
+from raypose.telemetry.logbook import read_rows
+from raypose.tune.checks import Sweep
+from raypose.tune.population import next_boundary
+from raypose.tune.records import Measured, Records, SweepState, Trial
+
+_SUMMARY = "summary.json"
+
+
+def find_again(sweep: Sweep, store: ObjectStore) -> tuple[SweepState, list[Trial]]:
+    """Where the sweep stands that lies in `store`, ready to go on."""
+    records = Records(store)
+    state, trials = records.read()
+    boundary = next_boundary(sweep.config, state.generation, sweep.base.train.epochs)
+    if sweep.config.is_population and boundary is not None and records.read_plan(boundary) is not None:
+        # All had come to the end of the generation, and checkpoints were being taken over: that is done once more.
+        trials = [trial if trial.is_final else replace(trial, status="paused") for trial in trials]
+    else:
+        runs = store.child("trials")
+        trials = [_found(sweep, trial, runs.child(trial.name), state.generation) for trial in trials]
+    return replace(state, status="running", sittings=state.sittings + 1), trials
+
+
+def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int) -> Trial:
+    """The trial as its run stands: what the sweep did not live to write down is read from there."""
+    if trial.is_final:
+        return trial
+    if run.exists(_SUMMARY):
+        trial = _measured_by(trial, run, sweep.metric, until_step=None)
+        return replace(trial, status="finished", steps=json.loads(run.read(_SUMMARY))["steps"], reason="")
+    saved = CheckpointStore(run).saved()
+    newest_step = saved[-1].step if saved else 0
+    trial = _measured_by(trial, run, sweep.metric, until_step=newest_step)
+    if trial.reason:
+        return replace(trial, status="stopped", steps=newest_step)
+    if sweep.config.is_population and saved:
+        boundary = next_boundary(sweep.config, generation, sweep.base.train.epochs)
+        ended = boundary is not None and trial.epoch == boundary and trial.measured[-1].step <= newest_step
+        return replace(trial, status="paused" if ended or trial.epoch <= generation else "interrupted")
+    return replace(trial, status="interrupted")
+
+
+def _measured_by(trial: Trial, run: ObjectStore, metric: str, until_step: int | None) -> Trial:
+    """With what its run has written down of epochs that the trial has not heard of."""
+    for row in read_rows(run, until_step=until_step):
+        if row["kind"] != "val" or row["epoch"] <= trial.epoch:
+            continue
+        metrics = {
+            name.removeprefix("val/"): math.nan if value is None else float(value)
+            for name, value in row.items()
+            if name.startswith("val/")
+        }
+        measured = Measured(row["epoch"], row["step"], metrics.get(metric, math.nan))
+        trial = replace(trial.with_measured(measured), metrics=metrics, steps=max(trial.steps, row["step"]))
+    return trial

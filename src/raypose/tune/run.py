@@ -1,0 +1,212 @@
+"""A sweep from its file, or from its place in storage, to its results."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from raypose.config import RunConfig, dump_config, parse_config
+from raypose.errors import CheckpointError, ConfigError, RunInterruptedError, TrainingError
+from raypose.storage import ObjectStore, is_remote, open_store, require_writable
+from raypose.tune.checks import Sweep, load_sweep
+from raypose.tune.controller import Controller, View
+from raypose.tune.found import find_again
+from raypose.tune.records import SWEEP_KEY, Records, SweepState, Trial
+from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, publish_results, render_best, score
+from raypose.tune.room import Room, room_for
+from raypose.tune.schema import SweepConfig
+from raypose.tune.space import corner_draws
+from raypose.tune.table import in_words
+from raypose.tune.trials import RayTrials
+
+SWEEP_FILE = "sweep.yaml"
+BASE_FILE = "base.yaml"
+
+_CHECKED_WITH_DATA = ("train.batch", "model.", "data.", "val.", "checkpoint.")
+"""Keys whose values are checked against the data, not only by themselves."""
+_MOST_OPENED = 64
+
+Watch = Callable[[View], None]
+
+
+@dataclass(frozen=True, slots=True)
+class SweepResult:
+    """How a sweep stands."""
+
+    sweep: Sweep
+    state: SweepState
+    trials: Sequence[Trial]
+    store: ObjectStore
+
+    @property
+    def ranked(self) -> list[Trial]:
+        """Trials that measured something, best first."""
+        return best_first(self.sweep.config, self.trials)
+
+    def text(self) -> str:
+        """The end of a sweep in a few lines: the best trial, and where everything lies."""
+        lines = [f"{self.state.status}: {len(self.trials)} trials, {self.state.seconds:.0f} s"]
+        if self.ranked:
+            best = self.ranked[0]
+            lines += [
+                f"best       trial {best.name}  {self.sweep.metric} {score(self.sweep.config, best):.4f}"
+                f"  {in_words(best.current_parameters)}",
+                f"run        {self.store.child('trials').place(best.name)}",
+            ]
+        files = {"settings": BEST_KEY, "trials": TRIALS_KEY}
+        lines += [f"{noun:10} {self.store.place(key)}" for noun, key in files.items() if self.store.exists(key)]
+        return "\n".join(lines)
+
+
+def begin(sweep: Sweep, watch: Watch) -> SweepResult:
+    """Run a new sweep to its end; everything a user can get wrong is raised before Ray starts."""
+    store = _store_of(sweep)
+    if store.exists(SWEEP_KEY) or store.exists("config.yaml"):
+        raise ConfigError(
+            f"{store.url}: there is a sweep or run of this name already; choose another name than"
+            f" {sweep.config.name!r}, or continue the sweep with: raypose tune --resume {shlex.quote(store.url)}"
+        )
+    check_with_data(sweep, store)
+    require_writable(store, "storage")
+    store.write(SWEEP_FILE, yaml.safe_dump(sweep.config.model_dump(mode="json"), sort_keys=False).encode())
+    store.write(BASE_FILE, dump_config(sweep.base).encode())
+    return _run(sweep, store, SweepState(), [], watch)
+
+
+def resume(place: str, watch: Watch) -> SweepResult:
+    """Go on with an interrupted sweep: trials that ended are kept, the others continue from their own checkpoints."""
+    sweep, store = open_sweep(place)
+    state, _ = Records(store).read()
+    if state.status == "finished":
+        return status(place)
+    state, trials = find_again(sweep, store)
+    return _run(sweep, store, state, trials, watch)
+
+
+def status(place: str) -> SweepResult:
+    """How a sweep stands, whether it runs or not."""
+    sweep, store = open_sweep(place)
+    state, trials = Records(store).read()
+    return SweepResult(sweep, state, trials, store)
+
+
+def best_yaml(place: str) -> str:
+    """The text of `best.yaml` as things stand now. Raises CheckpointError where nothing was measured yet."""
+    result = status(place)
+    if not result.ranked:
+        raise CheckpointError(f"{place}: no trial was validated yet; see 'raypose tune --status'")
+    return render_best(result.sweep, result.store, result.ranked[0])
+
+
+def check(path: str) -> str:
+    """Check a sweep file against its data as `begin` would, and say in a line what it would run."""
+    sweep = load_sweep(path)
+    check_with_data(sweep, _store_of(sweep))
+    config = sweep.config
+    return (
+        f"{path}: sound: {config.budget.trials} trials of {len(config.space)} settings by {config.searcher.use} search,"
+        f" scheduler {config.scheduler.use}, {config.mode} of {sweep.metric}; would write to {_store_of(sweep).url}"
+    )
+
+
+def begun_place(path: str) -> str | None:
+    """Where the sweep of this file lies, if it has begun."""
+    store = _store_of(load_sweep(path))
+    return store.url if store.exists(SWEEP_FILE) else None
+
+
+def open_sweep(place: str) -> tuple[Sweep, ObjectStore]:
+    """The sweep that lies at this path or URL. Raises CheckpointError where there is none."""
+    store = open_store(place if is_remote(place) else str(Path(place).expanduser().absolute()))
+    if not store.exists(SWEEP_FILE):
+        raise CheckpointError(
+            f"{place}: no sweep there (no {SWEEP_FILE}); name the folder of a sweep, STORAGE/NAME of its file"
+        )
+    try:
+        config = SweepConfig.model_validate(yaml.safe_load(store.read(SWEEP_FILE)))
+    except (ValidationError, yaml.YAMLError) as error:
+        raise CheckpointError(f"{store.place(SWEEP_FILE)}: not a sweep: {error}; restore it") from error
+    return Sweep(config, parse_config(store.read(BASE_FILE).decode(), store.place(BASE_FILE))), store
+
+
+def check_with_data(sweep: Sweep, store: ObjectStore) -> None:
+    """Raise what would end trials as soon as they begin: about the data, the metric, and settings that meet both."""
+    from raypose.data.shard_set import ShardSet
+    from raypose.evaluate import Judge
+    from raypose.launch.preflight import check_run, metric_names
+
+    place, runs = store.place("trials"), store.child("trials")
+    checked: dict[str, RunConfig] = {}
+    for corner in [{}, *corner_draws(sweep.config.space, _MOST_OPENED)]:
+        told = {key: value for key, value in corner.items() if key.startswith(_CHECKED_WITH_DATA)}
+        checked.setdefault(repr(told), sweep.run_of(corner, name="0000", storage=place))
+    for run in list(checked.values())[:_MOST_OPENED]:
+        check_run(run, runs.child("0000"), resume=False)
+    known = metric_names(ShardSet.open(sweep.base.data.val), Judge.of(sweep.base.val))
+    if sweep.metric not in known:
+        raise ConfigError(f"metric: validation measures no {sweep.metric!r}; choose one of {', '.join(known)}")
+
+
+def _run(sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[Trial], watch: Watch) -> SweepResult:
+    from raypose.launch.cluster import ray_cluster
+
+    with ray_cluster(Room.local_cpus(sweep)):
+        import ray
+
+        room = room_for(sweep, ray.cluster_resources())
+        controller = Controller(
+            sweep, store, RayTrials(), slots=room.slots, state=state, trials=trials, scaling=room.scaling, watch=watch
+        )
+        with _interrupted_by_signals(controller.interrupt):
+            state, done = controller.run()
+    publish_results(sweep, store, done)
+    if state.status == "interrupted":
+        raise RunInterruptedError(
+            f"{store.url}: stopped, the state of all trials saved; continue with:"
+            f" raypose tune --resume {shlex.quote(store.url)}"
+        )
+    result = SweepResult(sweep, state, done, store)
+    if not result.ranked:
+        failed = next((trial for trial in done if trial.status == "failed"), None)
+        reason = f"trial {failed.name} failed: {failed.reason}" if failed else "no trial came to its first validation"
+        raise TrainingError(f"{store.url}: nothing was measured; {reason}")
+    return result
+
+
+def _store_of(sweep: Sweep) -> ObjectStore:
+    storage = sweep.config.storage
+    place = storage if is_remote(storage) else str(Path(storage).expanduser().absolute())
+    return open_store(place).child(sweep.config.name)
+
+
+@contextlib.contextmanager
+def _interrupted_by_signals(interrupt: Callable[[], None]) -> Iterator[None]:
+    """Until the end of the block, SIGINT and SIGTERM ask the sweep to save and end; a second one interrupts at once."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may handle signals
+        return
+
+    def request(number: int, _: FrameType | None) -> None:
+        for each in before:
+            signal.signal(each, signal.default_int_handler)
+        interrupt()
+
+    # Installed after ray.init, which puts handlers of its own in place.
+    before: Mapping[signal.Signals, Any] = {
+        number: signal.signal(number, request) for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

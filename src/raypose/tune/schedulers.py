@@ -1,0 +1,101 @@
+"""When a trial ends early: pure functions of what all trials have measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from statistics import fmean, median
+from typing import Protocol
+
+from raypose.tune.records import Trial
+from raypose.tune.schema import SweepConfig
+
+
+class Scheduler(Protocol):
+    def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
+        """Why `trial` should end now that it has measured an epoch; None to go on."""
+
+
+class Never:
+    """Every trial runs to its end."""
+
+    def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
+        return None
+
+
+class Asha:
+    """Asynchronous successive halving that stops: https://arxiv.org/abs/1810.05934, as Ray Tune has it.
+
+    A trial that reaches a rung goes on if it is among the best ceil(n / reduction) of the n that have reached it so
+    far. Nobody waits for anybody, so the first to come always goes on.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._min_epochs = config.scheduler.min_epochs or 1
+        self._reduction = config.scheduler.reduction or 3.0
+
+    def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
+        rung = self._rung_reached(trial)
+        if rung is None:
+            return None
+        mode = self._config.mode
+        value = trial.value_at(rung, mode)
+        rivals = [one.value_at(_first_at(one, rung), mode) for one in others if one.epoch >= rung]
+        better = sum(self._config.better(rival, value) for rival in rivals)
+        kept = math.ceil((len(rivals) + 1) / self._reduction)
+        if better < kept:
+            return None
+        return f"rung of epoch {rung}: {better} of {len(rivals)} others were better, the best {kept} go on"
+
+    def _rung_reached(self, trial: Trial) -> int | None:
+        """The rung that the last measurement was the first to reach."""
+        before = trial.measured[-2].epoch if len(trial.measured) > 1 else 0
+        return next((rung for rung in self._rungs(trial.epoch) if before < rung <= trial.epoch), None)
+
+    def _rungs(self, until: int) -> Iterator[int]:
+        """Highest first."""
+        rungs, rung = [], float(self._min_epochs)
+        while rung <= until:
+            rungs.append(round(rung))
+            rung *= self._reduction
+        yield from reversed(rungs)
+
+
+class Median:
+    """Ends a trial whose best is worse than the median of the others' means so far, as Google Vizier does."""
+
+    def __init__(self, config: SweepConfig) -> None:
+        self._config = config
+        self._min_epochs = config.scheduler.min_epochs or 1
+        self._min_trials = config.scheduler.min_trials or 3
+
+    def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
+        means = [_mean_until(one, trial.epoch) for one in others if one.epoch >= trial.epoch]
+        means = [mean for mean in means if not math.isnan(mean)]
+        if trial.epoch < self._min_epochs or len(means) < self._min_trials:
+            return None
+        best, middle = trial.best(self._config.mode), median(means)
+        if not self._config.better(middle, best):
+            return None
+        return f"epoch {trial.epoch}: {best:.4g} is worse than {middle:.4g}, the median of {len(means)} others"
+
+
+def scheduler_of(config: SweepConfig) -> Scheduler:
+    """What ends trials early. The exploits of `pbt` are not its business."""
+    match config.scheduler.use:
+        case "asha":
+            return Asha(config)
+        case "median":
+            return Median(config)
+    return Never()
+
+
+def _first_at(trial: Trial, rung: int) -> int:
+    """The epoch at which a trial was first measured at or beyond a rung."""
+    return next(one.epoch for one in trial.measured if one.epoch >= rung)
+
+
+def _mean_until(trial: Trial, epoch: int) -> float:
+    values = [one.value for one in trial.measured if one.epoch <= epoch and not math.isnan(one.value)]
+    return fmean(values) if values else math.nan
