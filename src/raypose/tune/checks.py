@@ -144,7 +144,8 @@ def _corner_problems(sweep: Sweep, places: Mapping[KeyPath, str], name: str) -> 
     # The same key may fail at several values: one line for it is enough to mend it.
     first: dict[str, str] = {}
     for problem in problems:
-        first.setdefault(problem.split(", found ")[0].split(" with ")[0], problem)
+        place_and_key = problem.partition(", with ")[0].split(": ")[:3]
+        first.setdefault(": ".join(place_and_key), problem)
     return list(first.values())
 
 

@@ -1,0 +1,199 @@
+"""A sweep file is sound as a whole, or refused with the line and the key, before anything starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypose.config import RunConfig
+from raypose.errors import ConfigError
+from raypose.tune.checks import Sweep, load_sweep
+from raypose.tune.schema import Domain
+from raypose.tune.space import changed, corner_draws, random_draw
+
+PROJECT = Path(__file__).parents[2]
+
+BASE = """
+data: {train: train, val: val}
+train: {epochs: 9, optimizer: AdamW, batch: 16}
+scaling: {workers: 2}
+"""
+SOUND = {
+    "name": "sweep",
+    "base": "base.yaml",
+    "space": "{train.lr0: {loguniform: [1e-4, 1e-2]}}",
+    "budget": "{trials: 8}",
+}
+
+
+def sweep_file(folder: Path, **settings: str) -> Path:
+    (folder / "base.yaml").write_text(BASE)
+    path = folder / "sweep.yaml"
+    path.write_text("".join(f"{key}: {value}\n" for key, value in {**SOUND, **settings}.items()))
+    return path
+
+
+def refused(folder: Path, **settings: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_sweep(sweep_file(folder, **settings))
+    assert caught.value.exit_code == 2
+    assert len(caught.value.problems) == 1, caught.value.problems
+    return caught.value.problems[0].removeprefix(f"{folder}/")
+
+
+BROKEN = {
+    "unknown_setting": ({"sampler": "tpe"}, "sweep.yaml:5: sampler: unknown key"),
+    "unknown_key_of_a_run": (
+        {"space": "{train.lr: {uniform: [0.1, 0.2]}}"},
+        "sweep.yaml:3: space: train.lr: unknown key; did you mean train.lrf?",
+    ),
+    "section_instead_of_a_key": (
+        {"space": "{train: {choice: [1, 2]}}"},
+        "sweep.yaml:3: space: train: must be a section with keys of its own",
+    ),
+    "empty_range": (
+        {"space": "{train.lr0: {uniform: [0.2, 0.1]}}"},
+        "sweep.yaml:3: space.train.lr0: the range from 0.2 to 0.1 is empty",
+    ),
+    "loguniform_from_zero": (
+        {"space": "{train.lr0: {loguniform: [0.0, 0.1]}}"},
+        "sweep.yaml:3: space.train.lr0: loguniform needs bounds above 0",
+    ),
+    "two_kinds": (
+        {"space": "{train.lr0: {uniform: [0.1, 0.2], choice: [1, 2]}}"},
+        "sweep.yaml:3: space.train.lr0: give one of uniform, loguniform, randint and choice, found uniform and choice",
+    ),
+    "one_choice": (
+        {"space": "{train.optimizer: {choice: [SGD]}}"},
+        "sweep.yaml:3: space.train.optimizer: a choice of 1 leaves nothing to search",
+    ),
+    "wrong_type": (
+        {"space": "{train.batch: {uniform: [16, 32]}}"},
+        "sweep.yaml:3: space: train.batch: must be a valid integer, found 16.0",
+    ),
+    "a_corner_out_of_range": (
+        {"space": "{train.momentum: {uniform: [0.5, 1.0]}}"},
+        "sweep.yaml:3: space: train.momentum: must be less than 1, found 1.0",
+    ),
+    "a_choice_that_is_none": (
+        {"space": "{train.optimizer: {choice: [SGD, Lion]}}"},
+        "sweep.yaml:3: space: train.optimizer: must be 'auto', 'SGD', 'MuSGD', 'Adam' or 'AdamW', found 'Lion'",
+    ),
+    "a_batch_that_cannot_be_divided": (
+        {"space": "{train.batch: {choice: [16, 17]}}"},
+        "sweep.yaml: space, with train.batch 17: train.batch 17 cannot be divided among 2 virtual workers",
+    ),
+    "a_pair_that_does_not_go_together": (
+        {"space": "{train.batch: {choice: [16, 24]}, scaling.virtual_workers: {choice: [4, 16]}}"},
+        "sweep.yaml: space, with train.batch 24, scaling.virtual_workers 16: train.batch 24 cannot be divided",
+    ),
+    "an_image_size_between_the_ends": (
+        {"space": "{train.imgsz: {randint: [64, 128], step: 16}}"},
+        "sweep.yaml:3: space: train.imgsz: 80 is no multiple of 32",
+    ),
+    "a_condition_on_an_unknown_key": (
+        {"space": "{train.lr0: {uniform: [0.1, 0.2], when: {train.optimizer: SGD}}}"},
+        "sweep.yaml: space.train.lr0: when: train.optimizer is not in the space",
+    ),
+    "a_condition_that_never_holds": (
+        {
+            "space": "{train.optimizer: {choice: [SGD, AdamW]},"
+            " train.lr0: {uniform: [0.1, 0.2], when: {train.optimizer: Adam}}}"
+        },
+        "sweep.yaml: space.train.lr0: when: train.optimizer is never 'Adam'",
+    ),
+    "a_rate_that_auto_ignores": (
+        {"overrides": "{train.optimizer: auto}"},
+        "sweep.yaml:3: space.train.lr0: train.optimizer 'auto' chooses it and ignores this one",
+    ),
+    "an_option_of_another_scheduler": (
+        {"scheduler": "{use: asha, quantile: 0.5}"},
+        "sweep.yaml:5: scheduler: quantile is no setting of 'asha', which has min_epochs, reduction",
+    ),
+    "a_rung_beyond_the_end": (
+        {"scheduler": "{use: asha, min_epochs: 9}"},
+        "sweep.yaml:5: scheduler.min_epochs: runs of 9 epochs",
+    ),
+    "a_population_that_would_change_its_batch": (
+        {"scheduler": "{use: pbt}", "space": "{train.batch: {choice: [16, 32]}}"},
+        "sweep.yaml:3: space.train.batch: cannot change in the middle of a run",
+    ),
+    "generations_without_a_validation": (
+        {"scheduler": "{use: pbt, every_epochs: 3}", "overrides": "{val.every_epochs: 2}"},
+        "sweep.yaml:5: scheduler.every_epochs: validation comes every 2 epochs",
+    ),
+    "no_trials": ({"budget": "{trials: 0}"}, "sweep.yaml:4: budget.trials: must be greater than or equal to 1"),
+    "an_override_of_the_wrong_type": (
+        {"overrides": "{train.epochs: many}"},
+        "sweep.yaml:5: overrides: train.epochs: must be a valid integer, found 'many'",
+    ),
+    "a_name_that_is_varied": (
+        {"space": "{name: {choice: [one, two]}}"},
+        "sweep.yaml:3: space.name: cannot be varied",
+    ),
+    "no_base": ({"base": "nowhere.yaml"}, "nowhere.yaml: cannot read the configuration"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_sweep_file_is_refused_with_its_line_and_key(name: str, tmp_path: Path) -> None:
+    settings, expected = BROKEN[name]
+    assert refused(tmp_path, **settings).startswith(expected)
+
+
+def test_a_sound_file_varies_its_base(tmp_path: Path) -> None:
+    sweep = load_sweep(sweep_file(tmp_path, overrides="{train.epochs: 4}"))
+    run = sweep.run_of({"train.lr0": 0.003}, name="0000", storage="runs")
+    assert isinstance(run, RunConfig)
+    assert (run.train.lr0, run.train.epochs, run.name, sweep.metric) == (0.003, 4, "0000", "pose_ap")
+
+
+@pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("tune-*.yaml")), ids=lambda path: path.stem)
+def test_every_example_sweep_is_sound(path: Path) -> None:
+    assert isinstance(load_sweep(path), Sweep)
+
+
+SPACE = {
+    "train.optimizer": Domain(choice=("SGD", "AdamW")),
+    "train.lr0": Domain(loguniform=(1e-5, 1e-1)),
+    "train.momentum": Domain(uniform=(0.5, 0.95), when={"train.optimizer": "SGD"}),
+    "augment.close_mosaic": Domain(randint=(0, 9), step=3),
+}
+
+
+def is_inside(draw: dict[str, object]) -> bool:
+    momentum_fits = ("train.momentum" in draw) == (draw["train.optimizer"] == "SGD")
+    return (
+        momentum_fits
+        and 1e-5 <= float(draw["train.lr0"]) <= 1e-1  # type: ignore[arg-type]
+        and 0.5 <= float(draw.get("train.momentum", 0.5)) <= 0.95  # type: ignore[arg-type]
+        and draw["augment.close_mosaic"] in (0, 3, 6, 9)
+    )
+
+
+@given(st.integers(0, 10**6))
+def test_draws_and_what_they_are_changed_to_stay_inside_the_space_and_its_conditions(seed: int) -> None:
+    random = Random(seed)
+    draw = random_draw(SPACE, random)
+    assert is_inside(draw)
+    for _ in range(5):
+        draw = changed(SPACE, draw, random, resample=0.3, factors=(0.5, 2.0))
+        assert is_inside(draw)
+
+
+@given(st.integers(0, 10**6))
+def test_the_same_seed_draws_the_same(seed: int) -> None:
+    assert random_draw(SPACE, Random(seed)) == random_draw(SPACE, Random(seed))
+
+
+def test_every_corner_of_every_key_is_among_those_that_are_checked() -> None:
+    for most in (10, 1000):
+        corners = corner_draws(SPACE, most)
+        assert {draw["train.lr0"] for draw in corners} == {1e-5, 1e-1}
+        assert {draw["train.momentum"] for draw in corners if "train.momentum" in draw} == {0.5, 0.95}
+        assert {draw["augment.close_mosaic"] for draw in corners} == {0, 3, 6, 9}
+        assert all(is_inside(draw) for draw in corners)
