@@ -1,0 +1,196 @@
+"""Several Ray nodes on one machine, each a process of its own: a cluster to try things on before they cost money."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import psutil
+
+from raypose.errors import ConfigError, TrainingError
+
+STATE_FILE = "cluster.json"
+_START_S = 120.0
+_STOP_S = 20.0
+_OBJECT_STORE_BYTES = 200 * 2**20
+_HOST = "127.0.0.1"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProcess:
+    """A process that is a node, and when it was started: process numbers come again."""
+
+    pid: int
+    started_s: float
+
+    def find(self) -> psutil.Process | None:
+        """The process, if it is still the same one."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if process.create_time() == self.started_s and process.status() != psutil.STATUS_ZOMBIE:
+                return process
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class LocalCluster:
+    """What `up` has started, as it stands in the folder of the cluster. The head is the first of the nodes."""
+
+    address: str
+    dashboard: str
+    token: str
+    nodes: tuple[NodeProcess, ...]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a command needs to reach it."""
+        return {
+            "RAY_ADDRESS": self.address,
+            "RAY_API_SERVER_ADDRESS": self.dashboard,
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+        }
+
+
+def up(folder: Path, *, nodes: int, cpus: float) -> LocalCluster:
+    """Start so many nodes of `cpus` logical CPUs each, below `folder`, and wait until all are there."""
+    if (folder / STATE_FILE).exists():
+        raise ConfigError(f"{folder}: a cluster was started there; end it with: raypose cluster down --folder {folder}")
+    if len(str(folder.absolute())) > 40:
+        raise ConfigError(f"{folder}: too long a path for Ray's sockets; choose one of up to 40 characters")
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    gcs, dashboard, client = _free_ports(3)
+    address, token = f"{_HOST}:{gcs}", secrets.token_hex(32)
+    head = [
+        "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
+        f"--temp-dir={folder.absolute() / 'ray'}",
+    ]  # fmt: skip
+    started = [_start(folder, "head", head, token, cpus)]
+    cluster = LocalCluster(address, f"http://{_HOST}:{dashboard}", token, tuple(started))
+    _remember(folder, cluster)
+    try:
+        _wait_for(cluster, 1, folder)
+        for number in range(1, nodes):
+            started.append(_start(folder, f"node-{number}", [f"--address={address}"], token, cpus))
+            cluster = LocalCluster(address, cluster.dashboard, token, tuple(started))
+            _remember(folder, cluster)
+        _wait_for(cluster, nodes, folder)
+    except BaseException:
+        _end_all(folder, cluster)  # what they have written stays, to be looked at
+        raise
+    return cluster
+
+
+def down(folder: Path) -> int:
+    """End all processes of the cluster by their numbers, remove its files, and say how many nodes there were."""
+    cluster = load(folder)
+    _end_all(folder, cluster)
+    shutil.rmtree(folder / "ray", ignore_errors=True)
+    for log in folder.glob("*.log"):
+        log.unlink()
+    return len(cluster.nodes)
+
+
+def load(folder: Path) -> LocalCluster:
+    """The cluster that was started in a folder. Raises ConfigError where there is none."""
+    try:
+        values = json.loads((folder / STATE_FILE).read_text())
+    except FileNotFoundError:
+        raise ConfigError(f"{folder}: no cluster was started there; start one with: raypose cluster up") from None
+    return LocalCluster(**{**values, "nodes": tuple(NodeProcess(**node) for node in values["nodes"])})
+
+
+def _remember(folder: Path, cluster: LocalCluster) -> None:
+    path = folder / STATE_FILE
+    path.touch(mode=0o600)  # it holds the token
+    path.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
+
+
+def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: float) -> NodeProcess:
+    agent, runtime = _free_ports(2)
+    command = [
+        sys.executable, "-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats",
+        f"--node-ip-address={_HOST}", f"--num-cpus={cpus:g}", f"--object-store-memory={_OBJECT_STORE_BYTES}",
+        f"--dashboard-agent-listen-port={agent}", f"--runtime-env-agent-port={runtime}",
+        # Nodes of one machine share its ports: the kernel chooses, not the fixed range that each would count through.
+        "--min-worker-port=0", "--max-worker-port=0", *place,
+    ]  # fmt: skip
+    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0"}
+    environment.pop("RAY_ADDRESS", None)
+    with (folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=environment, cwd=folder,
+            start_new_session=True,  # Ctrl-C in the terminal that started it is not for the cluster
+        )  # fmt: skip
+    return NodeProcess(process.pid, psutil.Process(process.pid).create_time())
+
+
+def _wait_for(cluster: LocalCluster, nodes: int, folder: Path) -> None:
+    deadline_s = time.monotonic() + _START_S
+    while _alive(cluster) < nodes:
+        for number, node in enumerate(cluster.nodes):
+            if node.find() is None:
+                log = folder / ("head.log" if number == 0 else f"node-{number}.log")
+                raise TrainingError(f"{folder}: node {number} did not start: {_last_line(log)}")
+        if time.monotonic() > deadline_s:
+            raise TrainingError(f"{folder}: {_alive(cluster)} of {nodes} nodes answer after {_START_S:.0f} s")
+        time.sleep(0.5)
+
+
+def _alive(cluster: LocalCluster) -> int:
+    """Nodes that the head counts as alive, by its dashboard; 0 while that does not answer."""
+    request = urllib.request.Request(
+        f"{cluster.dashboard}/api/v0/nodes", headers={"Authorization": f"Bearer {cluster.token}"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:
+            nodes = json.load(answer)["data"]["result"]["result"]
+    except (OSError, ValueError, KeyError):
+        return 0
+    return sum(one["state"] == "ALIVE" for one in nodes)
+
+
+def _end_all(folder: Path, cluster: LocalCluster) -> None:
+    for node in reversed(cluster.nodes):
+        _end(node)
+    (folder / STATE_FILE).unlink()
+
+
+def _end(node: NodeProcess) -> None:
+    process = node.find()
+    if process is None:
+        return
+    family = [process, *process.children(recursive=True)]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.terminate()  # `ray start --block` then ends what it has started
+    _, left = psutil.wait_procs(family, timeout=_STOP_S)
+    for one in left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            one.kill()
+    psutil.wait_procs(left, timeout=_STOP_S)
+
+
+def _last_line(log: Path) -> str:
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on now."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((_HOST, 0))
+        return [int(one.getsockname()[1]) for one in sockets]

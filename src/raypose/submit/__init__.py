@@ -1,0 +1,1 @@
+"""Commands of raypose as jobs of a Ray cluster: packed, submitted, followed, stopped."""
