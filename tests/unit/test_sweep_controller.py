@@ -174,7 +174,7 @@ def test_a_population_takes_over_the_weights_of_the_best_bit_for_bit(tmp_path: P
     def watch(view: View) -> None:
         for trial in view.trials:
             for exploit in trial.exploits:
-                if exploit.epoch == view.state.generation and trial.status == "paused":
+                if trial.status == "paused" and exploit.epoch == trial.epoch == view.state.generation:
                     checkpoints = CheckpointStore(store.child(f"trials/{trial.name}"))
                     taken.append(
                         (exploit.sha256, checkpoints.state(checkpoints.saved()[-1]).sha256["state.safetensors"])

@@ -43,6 +43,7 @@ def line_chart(
     y_range: svg.Range | None = None,
     whole_x: bool = False,
     mark: tuple[float, str] | None = None,
+    legend: bool = True,
 ) -> Markup:
     """Curves over a common grid. `mark` is a vertical line with a label; `whole_x` keeps ticks at whole numbers."""
     x_low, x_high = x_range or svg.spread([value for line in lines for value in line.x])
@@ -71,8 +72,8 @@ def line_chart(
     if mark is not None and math.isfinite(mark[0]):
         parts += _mark(place(mark[0], y_low)[0], mark[1])
     label = f"{y_label} against {x_label}: {', '.join(line.name for line in lines)}"
-    legend = [(line.name, line.tone, line.dashed) for line in lines] if len(lines) > 1 else []
-    return svg.figure(svg.WIDTH, svg.HEIGHT, label, parts, legend)
+    keys = [(line.name, line.tone, line.dashed) for line in lines] if legend and len(lines) > 1 else []
+    return svg.figure(svg.WIDTH, svg.HEIGHT, label, parts, keys)
 
 
 def bar_chart(

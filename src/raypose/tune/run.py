@@ -22,6 +22,7 @@ from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.controller import Controller, View
 from raypose.tune.found import find_again
 from raypose.tune.records import SWEEP_KEY, Records, SweepState, Trial
+from raypose.tune.report import REPORT_KEY, render_sweep
 from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, publish_results, render_best, score
 from raypose.tune.room import Room, room_for
 from raypose.tune.schema import SweepConfig
@@ -63,7 +64,7 @@ class SweepResult:
                 f"  {in_words(best.current_parameters)}",
                 f"run        {self.store.child('trials').place(best.name)}",
             ]
-        files = {"settings": BEST_KEY, "trials": TRIALS_KEY}
+        files = {"settings": BEST_KEY, "trials": TRIALS_KEY, "report": REPORT_KEY}
         lines += [f"{noun:10} {self.store.place(key)}" for noun, key in files.items() if self.store.exists(key)]
         return "\n".join(lines)
 
@@ -170,6 +171,7 @@ def _run(sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[T
         with _interrupted_by_signals(controller.interrupt):
             state, done = controller.run()
     publish_results(sweep, store, done)
+    store.write(REPORT_KEY, render_sweep(sweep, state, done, store.url).encode())
     if state.status == "interrupted":
         raise RunInterruptedError(
             f"{store.url}: stopped, the state of all trials saved; continue with:"

@@ -74,7 +74,7 @@ def sweep_table(
             steps,
             f"{line.images_per_second:.1f}" if line else "",
             "" if math.isnan(value) else f"{value:.4f}",
-            *(_short(trial.current_parameters.get(key, "")) for key in sweep.config.space),
+            *(short_value(trial.current_parameters.get(key, "")) for key in sweep.config.space),
             style=_STYLES.get(trial.status, ""),
         )
     return table
@@ -89,7 +89,7 @@ def _line(sweep: Sweep, trial: Trial) -> str:
 
 def in_words(parameters: Mapping[str, Any]) -> str:
     """Parameters in one line."""
-    return "  ".join(f"{key} {_short(value)}" for key, value in parameters.items())
+    return "  ".join(f"{key} {short_value(value)}" for key, value in parameters.items())
 
 
 def _counts(trials: Sequence[Trial]) -> str:
@@ -97,5 +97,6 @@ def _counts(trials: Sequence[Trial]) -> str:
     return ", ".join(f"{statuses.count(status)} {status}" for status in dict.fromkeys(sorted(statuses)))
 
 
-def _short(value: Any) -> str:
+def short_value(value: Any) -> str:
+    """A value in a few characters."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
