@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -50,8 +52,16 @@ def application(config: ServeConfig) -> Application:
         ray_actor_options={"num_cpus": cpus_of(replicas), "num_gpus": replicas.gpus},
         **scale,
     )(serve.ingress()(PoseReplica))
-    bound: Application = deployment.bind(config)
+    # By default every `serve.run` counts as new code and replaces all replicas. Under the same version only
+    # `user_config` is compared, and changed in place.
+    bound: Application = deployment.options(_internal=True, version=_code_version(config)).bind(config)
     return bound
+
+
+def _code_version(config: ServeConfig) -> str:
+    """Equal for configurations that differ in nothing but what may change in place."""
+    fixed = config.model_dump_json(exclude=set(user_config_of(config)))
+    return hashlib.sha256(f"{version('raypose')} {fixed}".encode()).hexdigest()
 
 
 def cpus_of(replicas: ReplicaConfig) -> float:

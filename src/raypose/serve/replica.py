@@ -18,7 +18,10 @@ from raypose.serve.service import Service
 
 
 class PoseReplica:
-    """Belongs to the event loop that it is made in. Ray Serve makes it with `config`, then calls `reconfigure` with `user_config`, at once and after each change."""
+    """Belongs to the event loop that it is made in.
+
+    Ray Serve makes it with `config`, then calls `reconfigure` with `user_config`, at once and after each change.
+    """
 
     def __init__(self, config: ServeConfig, replica: str | None = None) -> None:
         torch.set_grad_enabled(False)
