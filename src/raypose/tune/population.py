@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cmp_to_key
+from functools import cmp_to_key, partial
 from random import Random
 from typing import Any
 
@@ -36,7 +36,7 @@ def next_boundary(config: SweepConfig, generation: int, epochs: int) -> int | No
 def takeovers(config: SweepConfig, members: Sequence[Trial], epoch: int) -> list[Takeover]:
     """Who takes over from whom after `epoch`. Members that failed are not among `members`."""
     scheduler = config.scheduler
-    ranked = sorted(members, key=cmp_to_key(lambda one, other: _order(config, one, other)))
+    ranked = sorted(members, key=cmp_to_key(partial(_order, config)))
     count = min(max(1, round(len(ranked) * (scheduler.quantile or 0.25))), len(ranked) // 2)
     best, worst = ranked[:count], ranked[len(ranked) - count :]
     plan = []

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from raypose.errors import CheckpointError
 from raypose.storage import ObjectStore
 from raypose.structures import json_ready
 from raypose.tune.schema import Parameters
+
+_Parsed = TypeVar("_Parsed")
 
 Status = Literal["running", "paused", "interrupted", "finished", "stopped", "failed"]
 """`paused`: waits for the rest of its generation. `stopped`: ended early, its state saved. The last three are final."""
@@ -178,7 +180,7 @@ class Records:
             _plan_key(epoch), lambda raw: [(one.pop("target"), Exploit.from_dict(one)) for one in raw["exploits"]]
         )
 
-    def _parsed(self, key: str, parse: Any) -> Any:
+    def _parsed(self, key: str, parse: Callable[[Any], _Parsed]) -> _Parsed:
         try:
             return parse(json.loads(self._store.read(key)))
         except (ValueError, KeyError, TypeError, AttributeError) as error:

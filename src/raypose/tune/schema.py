@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from raypose.config.schema import Place
 
-Value = str | int | float | bool | None | tuple[int, ...]
 Parameters = Mapping[str, Any]
 """Settings of a trial by their dotted keys, such as `train.lr0`."""
 
@@ -21,6 +20,9 @@ class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+_KINDS = ("uniform", "loguniform", "randint", "choice")
 
 
 class Domain(_Section):
@@ -40,9 +42,8 @@ class Domain(_Section):
     """Only where another key of the space has this value, or one of these: `{train.optimizer: [SGD, MuSGD]}`."""
 
     @property
-    def kind(self) -> Literal["uniform", "loguniform", "randint", "choice"]:
-        kinds = ("uniform", "loguniform", "randint", "choice")
-        return next(kind for kind in kinds if getattr(self, kind) is not None)  # type: ignore[return-value]
+    def kind(self) -> str:
+        return next(kind for kind in _KINDS if getattr(self, kind) is not None)
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -58,7 +59,7 @@ class Domain(_Section):
 
     @model_validator(mode="after")
     def _check(self) -> Domain:
-        given = [kind for kind in ("uniform", "loguniform", "randint", "choice") if getattr(self, kind) is not None]
+        given = [kind for kind in _KINDS if getattr(self, kind) is not None]
         if len(given) != 1:
             found = " and ".join(given) or "none of them"
             raise ValueError(f"give one of uniform, loguniform, randint and choice, found {found}")
