@@ -156,7 +156,11 @@ class AugmentConfig(_Section):
     mosaic: Fraction = 1.0
     """Probability that a training image is a mosaic of four."""
     close_mosaic: Annotated[int, Field(ge=0)] = 10
-    """Epochs at the end that train without mosaic."""
+    """Epochs at the end that train without mosaic, mixup and cutmix."""
+    mixup: Fraction = 0.0
+    """Probability that a training image is blended with another one."""
+    cutmix: Fraction = 0.0
+    """Probability that a part of another image covers a part without people."""
     degrees: Annotated[float, Field(ge=0.0, le=180.0)] = 0.0
     translate: Fraction = 0.1
     scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5
@@ -339,6 +343,14 @@ class RunConfig(_Section):
             raise ValueError(
                 f"train.batch {self.train.batch} cannot be divided among {lanes} virtual workers"
                 f" (scaling.virtual_workers, by default scaling.workers); use {choices}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_device_augment(self) -> RunConfig:
+        if self.train.device_augment and (self.augment.mixup or self.augment.cutmix):
+            raise ValueError(
+                "train.device_augment draws no augment.mixup and augment.cutmix; set both to 0, or it to false"
             )
         return self
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Literal
 
 import cv2
@@ -19,7 +20,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.data.source_batch import Allocate, SourceBatch, gather
 from raypose.errors import DataError
 from raypose.structures import Batch, ImageArray, Sample
-from raypose.vision.augment import Design, design_training_image, draw_design
+from raypose.vision.augment import Design, blended, covered, design_training_image, draw_design
 from raypose.vision.canvas import Labelled, yet_to_decode
 from raypose.vision.decode import decode_rgb, is_plain_jpeg, reduction_for
 from raypose.vision.device_table import TILES, SourceSize, tabulate
@@ -98,7 +99,7 @@ class BatchSource:
             sample_id, design = self._design(ref, reading)
             cv2.split(draw_design(design, self.imgsz), list(planes_3HW))  # 3 times as fast as a transposing copy
             ids.append(sample_id)
-            layouts.append(design.layout)
+            layouts.append(design.layouts)
         return self._labelled(image_B3HW, ids, layouts)
 
     def _sources(self, number: int, refs: Sequence[SampleRef], reading: _Reading, allocate: Allocate) -> SourceBatch:
@@ -112,26 +113,46 @@ class BatchSource:
                 contents.append(content)
                 sizes.append(_size_on_device(tile.source))
         sources, content = gather(contents, allocate)
-        labels = self._labelled(np.empty((0, *self.image_shape[1:]), np.uint8), ids, [one.layout for one in designs])
+        labels = self._labelled(np.empty((0, *self.image_shape[1:]), np.uint8), ids, [one.layouts for one in designs])
         return SourceBatch(number, labels, sources, tabulate(designs, sizes, self.imgsz), content)
 
-    def _labelled(self, image_B3HW: ImageArray, ids: Sequence[str], layouts: Sequence[Layout]) -> Batch:
-        targets = targets_of(layouts, self.imgsz, self.shards.skeleton.flip_index)
+    def _labelled(self, image_B3HW: ImageArray, ids: Sequence[str], layouts: Sequence[tuple[Layout, ...]]) -> Batch:
+        """Several layouts of one image are of what was mixed into it."""
+        targets = targets_of(list(chain.from_iterable(layouts)), self.imgsz, self.shards.skeleton.flip_index)
+        image_of_layout = np.repeat(np.arange(len(layouts)), [len(of_image) for of_image in layouts])
         return Batch(
             image_B3HW,
             targets.class_N,
             targets.box_cxcywh_N4,
             targets.keypoints_NK3,
-            targets.image_index_N,
+            image_of_layout[targets.image_index_N],
             tuple(ids),
         )
 
     def _design(self, ref: SampleRef, reading: _Reading) -> tuple[str, Design]:
         rng = sample_rng(self.seed, ref)
-        open_epochs = self.epochs - self.augment.close_mosaic
-        mosaic = rng.random() < self.augment.mosaic and ref.epoch < open_epochs
+        is_open = ref.epoch < self.epochs - self.augment.close_mosaic
+        sample_id, design = self._design_alone(ref, reading, rng, is_open)
+        # Nothing is drawn for what is off, so that a recipe without it stays the same.
+        if is_open and self.augment.mixup and rng.random() < self.augment.mixup:
+            design = blended(design, self._design_other(ref, reading, rng), rng)
+        if is_open and self.augment.cutmix and rng.random() < self.augment.cutmix:
+            design = covered(design, self._design_other(ref, reading, rng), self.imgsz, rng)
+        return sample_id, design
+
+    def _design_other(self, ref: SampleRef, reading: _Reading, rng: np.random.Generator) -> Design:
+        """Of another sample of the window, to be mixed in."""
+        other = self.plan.partners(ref, rng, 1)[0]
+        return self._design_alone(other, reading, rng, is_open=True)[1]
+
+    def _design_alone(
+        self, ref: SampleRef, reading: _Reading, rng: np.random.Generator, is_open: bool
+    ) -> tuple[str, Design]:
+        """The sample alone, or in a mosaic with others of its window."""
+        mosaic = rng.random() < self.augment.mosaic and is_open
         sample_id, primary = reading.labelled(ref, rng)
-        partners = [reading.labelled(partner, rng)[1] for partner in self.plan.partners(ref, rng, 3)] if mosaic else []
+        others = self.plan.partners(ref, rng, 3) if mosaic else ()
+        partners = [reading.labelled(other, rng)[1] for other in others]
         return sample_id, design_training_image(primary, partners, self.augment, imgsz=self.imgsz, rng=rng)
 
 

@@ -14,9 +14,10 @@ import cv2
 import numpy as np
 
 from raypose.config.schema import AugmentConfig
-from raypose.structures import ImageArray
+from raypose.structures import FloatArray, ImageArray
 from raypose.vision.canvas import Axes, Canvas, Labelled, Matrix, Patch, Tile, align, draw_aligned, draw_warped
-from raypose.vision.targets import Layout
+from raypose.vision.mix import Area, blend, blend_weight, cut_area
+from raypose.vision.targets import Layout, targets_of
 
 
 class Design(NamedTuple):
@@ -27,6 +28,25 @@ class Design(NamedTuple):
     """Where the tiles show in an output that keeps axes; None where `layout.to_output` is a matrix."""
     colour_table: ImageArray | None
     layout: Layout
+    mixes: tuple[Mix, ...] = ()
+    """What is mixed in, one after the other, before colours and flips."""
+
+    @property
+    def layouts(self) -> tuple[Layout, ...]:
+        """Its own, and those of what is mixed in: whose people are all seen in the one image."""
+        own = self.layout
+        return own, *(
+            mix.other.layout._replace(mirrored=own.mirrored, upside_down=own.upside_down, area=mix.area)
+            for mix in self.mixes
+        )
+
+
+class Mix(NamedTuple):
+    """Another image that goes into one: blended where there is a weight, else in an area of it."""
+
+    other: Design
+    weight: float | None = None
+    area: Area | None = None
 
 
 def draw_training_image(
@@ -79,19 +99,49 @@ def design_training_image(
     return Design(canvas, patches, table, layout)
 
 
+def blended(design: Design, other: Design, rng: np.random.Generator) -> Design:
+    """A design with another one mixed in by MixUp."""
+    return design._replace(mixes=(*design.mixes, Mix(other, weight=blend_weight(rng))))
+
+
+def covered(design: Design, other: Design, imgsz: int, rng: np.random.Generator) -> Design:
+    """A design with a part of another one in a place without people, or as it was where none was found."""
+    area = cut_area(_boxes(design.layouts, imgsz), _boxes([other.layout], imgsz), imgsz, rng)
+    return design if area is None else design._replace(mixes=(*design.mixes, Mix(other, area=area)))
+
+
+def _boxes(layouts: Sequence[Layout], imgsz: int) -> FloatArray:
+    """Corners in pixels of all who are seen, before flips."""
+    unflipped = [layout._replace(mirrored=False, upside_down=False) for layout in layouts]
+    keypoints = layouts[0].people[0].keypoints_NK3.shape[1]
+    box_cxcywh_N4 = targets_of(unflipped, imgsz, range(keypoints)).box_cxcywh_N4 * np.float32(imgsz)
+    low_N2 = box_cxcywh_N4[:, :2] - box_cxcywh_N4[:, 2:] / 2
+    return np.concatenate([low_N2, low_N2 + box_cxcywh_N4[:, 2:]], axis=1)
+
+
 def draw_design(design: Design, imgsz: int) -> ImageArray:
     """The HW3 RGB image."""
-    canvas, patches, table, layout = design
-    if patches is None:
-        image = draw_warped(canvas, cast(Matrix, layout.to_output), imgsz)
-    else:
-        image = draw_aligned(canvas, patches, imgsz)
-    _recolour(image, table)
+    layout = design.layout
+    image = _geometry(design, imgsz)
+    for other, weight, area in design.mixes:
+        if area is None:
+            assert weight is not None
+            image = blend(image, _geometry(other, imgsz), weight)
+        else:
+            part = np.s_[area.top : area.bottom, area.left : area.right]
+            image[part] = _geometry(other, imgsz)[part]
+    _recolour(image, design.colour_table)
     if layout.upside_down or layout.mirrored:
         around_both, around_x, around_y = -1, 0, 1
         both = layout.upside_down and layout.mirrored
         image = cast(ImageArray, cv2.flip(image, around_both if both else around_x if layout.upside_down else around_y))
     return image
+
+
+def _geometry(design: Design, imgsz: int) -> ImageArray:
+    if design.patches is None:
+        return draw_warped(design.canvas, cast(Matrix, design.layout.to_output), imgsz)
+    return draw_aligned(design.canvas, design.patches, imgsz)
 
 
 def scale_colours(image: ImageArray, options: AugmentConfig, rng: np.random.Generator) -> None:

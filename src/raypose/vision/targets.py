@@ -14,6 +14,7 @@ import numpy as np
 from raypose.structures import BoolArray, FloatArray, IntArray, People
 from raypose.vision.canvas import Axes, Matrix
 from raypose.vision.geometry import transform_boxes, transform_points
+from raypose.vision.mix import MIN_SHARE_IN_AREA, Area, share_inside
 
 MIN_SIDE = 2.0
 MIN_AREA_LEFT = 0.1
@@ -34,6 +35,8 @@ class Layout(NamedTuple):
     zoom: float
     mirrored: bool
     upside_down: bool
+    area: Area | None = None
+    """What is seen of the output, before it is flipped; None for all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +70,9 @@ def targets_of(images: Sequence[Layout], imgsz: int, flip_index: Sequence[int]) 
     zoom_N1 = np.array([image.zoom for image in images])[image_N, None]
     keep_N = _is_seen(canvas_NP2[:, :2], output_NP2[:, :2], zoom_N1)
     keep_N &= ~np.concatenate([part.ignore_N for part in people])
+    for number, image in enumerate(images):
+        if image.area is not None:
+            _cut(image.area, output_NP2, inside_output_NP, keep_N, image_N == number)
     keypoints_NK3[..., :2] = output_NP2[:, 2:] / imgsz
     keypoints_NK3[..., 2] *= inside_canvas_NP[:, 2:] & inside_output_NP[:, 2:]
     low_N2, high_N2 = output_NP2[:, 0], output_NP2[:, 1]
@@ -78,6 +84,15 @@ def targets_of(images: Sequence[Layout], imgsz: int, flip_index: Sequence[int]) 
         image_N[keep_N],
     )
     return _flipped(targets, images, flip_index)
+
+
+def _cut(area: Area, xy_NP2: Matrix, inside_NP: BoolArray, keep_N: BoolArray, own_N: BoolArray) -> None:
+    """Leave, in place, of one image's people what an area shows of them."""
+    keep_N[own_N] &= share_inside(xy_NP2[own_N, :2].reshape(-1, 4), area) >= MIN_SHARE_IN_AREA
+    corner_2 = np.array([area.left, area.top])
+    moved_NP2, inside_area_NP = _clipped(xy_NP2[own_N] - corner_2, np.array([area.right, area.bottom]) - corner_2)
+    xy_NP2[own_N] = moved_NP2 + corner_2
+    inside_NP[own_N] &= inside_area_NP
 
 
 def _is_seen(before_N22: Matrix, after_N22: Matrix, zoom_N1: Matrix) -> BoolArray:
