@@ -222,6 +222,10 @@ SHARD_SETS = {
 
 RUNS = {
     "neither file nor run": usage("train", "name a YAML file", "--resume RUN"),
+    "weight of an unknown keypoint": usage(
+        "train run.yaml train.keypoint_weights.left_paw=2", "train.keypoint_weights", "'left_paw'", "left_wrist"
+    ),
+    "weight of an unknown class": usage("train run.yaml train.class_weights.ball=2", "'ball'", "person"),
     "unknown best metric": usage("train run.yaml checkpoint.best_metric=ap", "no 'ap'", "pose_ap"),
     "pretrained weights that are not there": usage(
         "train run.yaml model.pretrained=no.pt", "model.pretrained", "no.pt: no such run, checkpoint or weights file"

@@ -99,3 +99,29 @@ def test_a_batch_without_people_still_gives_every_head_a_gradient(spec: ModelSpe
     loss.backward()
     assert torch.isfinite(loss)
     assert all(parameter.grad is not None for parameter in model.parameters() if parameter.requires_grad)
+
+
+def terms_with(spec: ModelSpec, **weights: dict[str, float]) -> dict[str, float]:
+    model = build_model(spec, TrainConfig(**weights), seed=3)
+    _, terms = compute_loss(model, targets_from_batch(random_batch(spec.skeleton.keypoints), "cpu"))
+    return dict(zip(loss_names(model), terms.tolist(), strict=True))
+
+
+def test_a_keypoint_counts_by_its_weight_and_the_others_as_before(spec: ModelSpec) -> None:
+    first, second = spec.skeleton.names[:2]
+    plain = terms_with(spec)
+    heavy = [terms_with(spec, keypoint_weights=weights) for weights in ({first: 3.0}, {second: 5.0})]
+    both = terms_with(spec, keypoint_weights={first: 3.0, second: 5.0})
+    names = ["pose_loss", *(["rle_loss"] if "rle_loss" in plain else [])]
+    for name in names:
+        added = [one[name] - plain[name] for one in heavy]
+        assert all(abs(part) > 1e-4 * abs(plain[name]) for part in added)
+        assert both[name] - plain[name] == pytest.approx(sum(added), rel=1e-3)
+    for name in plain.keys() - set(names):
+        assert both[name] == pytest.approx(plain[name], rel=1e-6)
+
+
+def test_class_weights_are_those_that_ultralytics_gives_its_own_loss(spec: ModelSpec) -> None:
+    plain, heavy = terms_with(spec), terms_with(spec, class_weights={spec.class_names[0]: 2.5})
+    assert heavy["cls_loss"] == pytest.approx(2.5 * plain["cls_loss"], rel=1e-5)
+    assert heavy["box_loss"] == pytest.approx(plain["box_loss"], rel=1e-6)

@@ -18,6 +18,7 @@ from raypose.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Gain = Annotated[float, Field(ge=0.0)]
+Weight = Annotated[float, Field(gt=0.0)]
 
 STRIDE = 32
 """Pixels: every YOLO pose model wants image sides that are multiples of its largest stride."""
@@ -127,6 +128,10 @@ class TrainConfig(_Section):
     pose: Gain = 12.0
     kobj: Gain = 1.0
     rle: Gain = 1.0
+    class_weights: dict[str, Weight] = {}
+    """How much a class counts in the classification loss, by its name. 1 for those that are not named."""
+    keypoint_weights: dict[str, Weight] = {}
+    """How much a keypoint counts in the losses of its position, by its name. 1 for those that are not named."""
     freeze: Annotated[int, Field(ge=0)] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = 0
     """Freeze the first N layers, or the layers of this list."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -24,7 +25,14 @@ def check_run(config: RunConfig, store: ObjectStore, *, resume: bool) -> None:
     train_set.require_room()
     val_set.require_room()
     judge = Judge.of(config.val)
-    problems = [*_settings_problems(config, metric_names(val_set, judge)), *_batch_problems(config, len(train_set))]
+    problems = [
+        *_settings_problems(config, metric_names(val_set, judge)),
+        *_batch_problems(config, len(train_set)),
+        *_weight_problems("train.class_weights", config.train.class_weights, "class", train_set.class_names),
+        *_weight_problems(
+            "train.keypoint_weights", config.train.keypoint_weights, "keypoint", train_set.skeleton.names
+        ),
+    ]
     if problems:
         raise ConfigError(problems)
     if resume:
@@ -81,6 +89,14 @@ def _batch_problems(config: RunConfig, train_images: int) -> list[str]:
     return [
         f"train.batch: a batch of {config.train.batch} images is more than the {train_images} of data.train;"
         f" use {max(train_images // lanes, 1) * lanes} or fewer"
+    ]
+
+
+def _weight_problems(key: str, weights: Collection[str], kind: str, names: Sequence[str]) -> list[str]:
+    return [
+        f"{key}: data.train has no {kind} {name!r}; choose among {', '.join(names)}"
+        for name in weights
+        if name not in names
     ]
 
 

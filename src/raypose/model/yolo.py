@@ -7,7 +7,7 @@ micro-batch, as Ultralytics backpropagates it on each GPU. DDP and virtual worke
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,9 +77,15 @@ def build_model(spec: ModelSpec, train: TrainConfig, seed: int | None = None) ->
     model.names = dict(enumerate(spec.class_names))
     model.kpt_names = {index: list(spec.skeleton.names) for index in range(len(spec.class_names))}
     model.kpt_oks_sigmas = None if spec.skeleton.sigmas is None else list(spec.skeleton.sigmas)
+    model.class_weights = _weights(train.class_weights, spec.class_names)  # Ultralytics' own loss looks at them
+    model.keypoint_weights = _weights(train.keypoint_weights, spec.skeleton.names)
     model.args = get_cfg(overrides=_ultralytics_args(spec, train))
     built: nn.Module = model
     return built
+
+
+def _weights(named: Mapping[str, float], names: Sequence[str]) -> Tensor | None:
+    return torch.tensor([named.get(name, 1.0) for name in names]) if named else None
 
 
 def _ultralytics_args(spec: ModelSpec, train: TrainConfig) -> dict[str, Any]:
@@ -153,9 +159,38 @@ def _criterion(model: nn.Module) -> Any:
 
 
 def _new_criterion(model: nn.Module) -> Any:
-    criterion = model.init_criterion()  # type: ignore[operator]
+    criterion: Any = model.init_criterion()  # type: ignore[operator]
+    for head_loss in (getattr(criterion, name, None) for name in ("one2one", "one2many")):
+        _weigh_keypoints(head_loss or criterion, model)
     model.criterion = criterion
     return criterion
+
+
+def _weigh_keypoints(head_loss: Any, model: nn.Module) -> None:
+    weights_K: Any = getattr(model, "keypoint_weights", None)
+    if weights_K is None or isinstance(head_loss.keypoint_loss, _WeightedKeypointLoss):
+        return
+    weights_K = weights_K.to(head_loss.device)
+    head_loss.keypoint_loss = _WeightedKeypointLoss(head_loss.keypoint_loss, weights_K)
+    if getattr(head_loss, "rle_loss", None) is not None:
+        head_loss.target_weights = head_loss.target_weights * weights_K
+
+
+class _WeightedKeypointLoss(nn.Module):
+    """Ultralytics' loss of positions, in which some keypoints count for more.
+
+    It multiplies the loss of each keypoint with a mask of those that are labelled, and otherwise only asks which of
+    its elements are not 0: weights can be part of the mask.
+    """
+
+    def __init__(self, inner: nn.Module, weights_K: Tensor) -> None:
+        super().__init__()
+        self.inner = inner
+        self.weights_K = weights_K
+
+    def forward(self, predicted: Tensor, labelled: Tensor, mask_NK: Tensor, area: Tensor) -> Tensor:
+        loss: Tensor = self.inner(predicted, labelled, mask_NK * self.weights_K, area)
+        return loss
 
 
 def _head_loss(criterion: Any) -> Any:
