@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Annotated, Any
 
@@ -66,14 +68,22 @@ _ERRORS: dict[int | str, dict[str, Any]] = {
 
 
 def create_app(service: Service) -> FastAPI:
-    """The application over a service that is there already."""
+    """The application over a service that is there already, and ends with it."""
     config = service.config
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.drained()
+        service.close()
+
     app = FastAPI(
         title="raypose",
         version=version("raypose"),
         description="People and their keypoints in images. Coordinates are pixels of the image as it is looked at:"
         " its EXIF orientation is honoured.",
         redoc_url=None,
+        lifespan=lifespan,
     )
     _add_errors(app)
     _add_predict(app, service)

@@ -53,6 +53,9 @@ def serving(config: ServeConfig) -> Iterator[Running]:
                     serve.start(http_options={"host": config.http.host, "port": port})
                     show(config)
                 yield Running(f"http://{_asked_at(config.http.host)}:{port}", show)
+                serve.delete(
+                    _APP
+                )  # replicas answer what they have accepted; `shutdown` alone would cut the proxies off
             finally:
                 serve.shutdown()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,15 +47,6 @@ class PoseReplica:
         while True:
             await asyncio.sleep(every_s)
             await self.service.follow()
-
-    async def close(self) -> None:
-        """Answer what was accepted, and end."""
-        if self._following is not None:
-            self._following.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._following
-        await self.service.drained()
-        self.service.close()
 
 
 def user_config_of(config: ServeConfig) -> dict[str, Any]:

@@ -1,0 +1,143 @@
+"""The page of the service in a real browser: an image in, the skeleton seen, thresholds moved."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import uvicorn
+from tests.browser.chromium import needs_chromium
+from tests.browser.devtools import Browser
+from tests.serve_fakes import Shelves, config_for
+from tests.unit.test_serve_http import red_square
+
+from raypose.serve.http import create_app
+from raypose.serve.metrics import ServeMetrics
+from raypose.serve.models import Library, Wanted
+from raypose.serve.service import Service
+
+pytestmark = needs_chromium
+
+_SQUARE = red_square(320, 200, box=(80, 40, 240, 160))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """A service that finds red squares, on a free port of this machine."""
+    shelves = Shelves()
+    shelves.add("a")
+    config = config_for("a")
+    listening = socket.socket()
+    listening.bind(("127.0.0.1", 0))
+    started, servers = threading.Event(), []
+
+    async def serve() -> None:
+        service = Service(config, Library(config.compute, shelves.open, shelves.locate), ServeMetrics("r0"))
+        await service.change(Wanted("a"))
+        server = uvicorn.Server(uvicorn.Config(create_app(service), log_level="error"))
+        servers.append(server)
+        started.set()
+        await server.serve(sockets=[listening])
+
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
+    thread.start()
+    started.wait(30)
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    servers[0].should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def browser(address: str, tmp_path: Path) -> Iterator[Browser]:
+    with Browser(tmp_path / "profile") as browser:
+        browser.call("Page.navigate", url=f"{address}/")
+        browser.wait_for(
+            "document.readyState === 'complete' && document.getElementById('model').textContent.length > 3"
+        )
+        yield browser
+
+
+def give(browser: Browser, how: str, content: bytes = _SQUARE) -> None:
+    """An image as a user gives it: chosen, dropped or pasted."""
+    text = base64.b64encode(content).decode()
+    browser.evaluate(f"""{{
+        const bytes = Uint8Array.from(atob("{text}"), (letter) => letter.charCodeAt(0));
+        const files = new DataTransfer();
+        files.items.add(new File([bytes], "square.png", {{ type: "image/png" }}));
+        if ("{how}" === "choose") {{
+            document.getElementById("file").files = files.files;
+            document.getElementById("file").dispatchEvent(new Event("change"));
+        }} else if ("{how}" === "drop") {{
+            document.body.dispatchEvent(new DragEvent("drop", {{ dataTransfer: files, bubbles: true }}));
+        }} else {{
+            document.body.dispatchEvent(new ClipboardEvent("paste", {{ clipboardData: files, bubbles: true }}));
+        }}
+    }}""")
+
+
+def status(browser: Browser) -> str:
+    return str(browser.evaluate("document.getElementById('status').textContent"))
+
+
+@pytest.mark.parametrize("how", ["choose", "drop", "paste"])
+def test_an_image_shows_its_skeleton_its_table_and_its_latency(browser: Browser, how: str) -> None:
+    give(browser, how)
+    browser.wait_for("document.getElementById('rows').children.length")
+    assert status(browser).startswith("1 person, 320 × 200 pixels. Model ")
+    cells = browser.evaluate("[...document.querySelectorAll('#rows > tr > *')].map((cell) => cell.textContent)")
+    assert cells == ["1", "person", "0.90", "80, 40, 240, 160", "1 of 2"]
+    shown = browser.evaluate("document.getElementById('canvas').toDataURL('image/png')").partition(",")[2]
+    canvas = cv2.imdecode(np.frombuffer(base64.b64decode(shown), np.uint8), cv2.IMREAD_COLOR)
+    assert canvas is not None
+    assert canvas.shape == (200, 320, 3)
+    upper_edge = canvas[38:42, 100:220, 1].max(axis=0)  # green is in the box that is drawn, and nowhere in the image
+    assert (upper_edge > 80).all()
+
+
+def test_a_threshold_that_is_moved_acts_at_once_and_asks_nobody(browser: Browser) -> None:
+    give(browser, "choose")
+    browser.wait_for("document.getElementById('rows').children.length")
+    asked = len(browser.requests)
+    for conf, people in (("0.95", 0), ("0.25", 1)):
+        browser.evaluate(f"""{{
+            document.getElementById('conf').value = '{conf}';
+            document.getElementById('conf').dispatchEvent(new Event('input'));
+        }}""")
+        assert browser.evaluate("document.getElementById('rows').children.length") == people
+        assert browser.evaluate("document.getElementById('conf-shown').textContent") == conf
+    assert len(browser.requests) == asked
+
+
+def test_the_page_asks_nobody_but_the_service_and_the_console_stays_silent(browser: Browser, address: str) -> None:
+    give(browser, "drop")
+    browser.wait_for("document.getElementById('rows').children.length")
+    assert {url.removeprefix(address).partition("?")[0] for url in browser.requests if not url.startswith("data:")} == {
+        "/", "/page.css", "/page.js", "/v1/models", "/v1/predict",
+    }  # fmt: skip
+    assert browser.complaints == []
+
+
+def test_an_image_that_is_refused_says_why(browser: Browser) -> None:
+    give(browser, "choose", b"<svg/>")
+    browser.wait_for("document.getElementById('status').textContent.includes('unsupported_image')")
+
+
+def test_everything_is_reached_by_keyboard_has_a_name_and_fits_a_phone(browser: Browser) -> None:
+    browser.resize(360, 780)
+    give(browser, "choose")
+    browser.wait_for("document.getElementById('rows').children.length")
+    assert browser.evaluate("document.documentElement.scrollWidth <= 360")
+    nameless = """[...document.querySelectorAll('input, button')].filter((control) =>
+        !(control.labels && control.labels.length) && !control.textContent.trim()).map((control) => control.id)"""
+    assert browser.evaluate(nameless) == []
+    assert browser.evaluate("[...document.querySelectorAll('[tabindex]')].every((entry) => entry.tabIndex <= 0)")
+    assert browser.evaluate("document.getElementById('canvas').getAttribute('aria-label')").startswith(
+        "The image with 1"
+    )

@@ -1,0 +1,106 @@
+"""One real service for all tests of this folder: `raypose serve` in a process of its own, behind HAProxy."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from tests.served_run import add_checkpoint
+
+from raypose.serve.client import Client
+
+_SETTINGS = """
+model: {model}
+follow_s: {follow_s}
+compute: {{backend: torch, precision: float32}}
+limits: {{image_pixels: 50000000, queue_images: 32}}
+replicas: {{cpus: 1}}
+"""
+
+
+@dataclass
+class Served:
+    """A service that runs, and what a test may do to it."""
+
+    url: str
+    run: Path
+    config: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def configure(self, model: Path, *, follow_s: str = "null") -> None:
+        """Write the configuration and have it read again."""
+        self.config.write_text(_SETTINGS.format(model=model, follow_s=follow_s))
+        self.process.send_signal(signal.SIGHUP)
+
+    def versions(self) -> list[str]:
+        with Client(self.url) as client:
+            return [model["version"] for model in client.models()["models"]]
+
+    def wait_for(self, version_start: str) -> None:
+        deadline_s = time.monotonic() + 120
+        while not self.versions()[0].startswith(version_start):
+            assert time.monotonic() < deadline_s, self.versions()
+            time.sleep(0.1)
+
+    def replicas(self) -> list[int]:
+        """Process ids of the replicas of this service."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdecimal() and b"ServeReplica:raypose:pose" in _command(entry):
+                found += [int(entry.name)] if _belongs_to(int(entry.name), self.process.pid) else []
+        return found
+
+
+def _command(entry: Path) -> bytes:
+    try:
+        return (entry / "cmdline").read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+def _belongs_to(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        pid = int(stat.rpartition(")")[2].split()[1])
+    return False
+
+
+@pytest.fixture(scope="session")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    folder = tmp_path_factory.mktemp("served")
+    run = folder / "run"
+    add_checkpoint(run, 1, seed=0, pose_ap=0.1)
+    config, log = folder / "serve.yaml", folder / "log.txt"
+    config.write_text(_SETTINGS.format(model=run, follow_s="null"))
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from raypose.cli import main; main()", "serve", f"--config={config}", "--port=0"]
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
+        try:
+            yield Served(_url(process, log), run, config, log, process)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(60)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _url(process: subprocess.Popen[bytes], log: Path) -> str:
+    deadline_s = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline_s:
+        found = re.search(r"serving at (\S+)", log.read_text(errors="replace"))
+        if found:
+            return found[1]
+        time.sleep(0.2)
+    pytest.fail(f"the service did not start:\n{log.read_text(errors='replace')[-2000:]}")
