@@ -21,6 +21,7 @@ from raypose.storage import ObjectStore, is_remote, open_parent, open_store
 
 if TYPE_CHECKING:
     from raypose.data.shard_set import ShardSet
+    from raypose.engine.lr_finder import RangeTest
     from raypose.evaluate import Evaluation
     from raypose.evaluate.pose_metrics import Protocol
     from raypose.evaluate.run_comparison import RunComparison
@@ -140,6 +141,35 @@ def validate(
     if out is not None:
         _publish_validation(open_store(str(out)), model, evaluation, predictor, shards)
     return evaluation
+
+
+def find_learning_rate(
+    config: RunConfig | str | Path,
+    overrides: Sequence[str] = (),
+    *,
+    device: str = "auto",
+    steps: int = 100,
+    low: float = 1e-6,
+    high: float = 1.0,
+    out: Path | None = None,
+    progress: Callable[[int], None] = lambda step: None,
+) -> RangeTest:
+    """Train at growing learning rates, in this process and without a run; `out` gets a picture of the losses.
+
+    Raises ConfigError or DataError before it begins, TrainingError where no loss is finite.
+    """
+    from raypose.engine.lr_finder import draw_range_test, find_learning_rate
+
+    if low >= high:
+        raise ConfigError(f"the lowest learning rate, {low:g}, is not below the highest, {high:g}; exchange them")
+    resolved = config if isinstance(config, RunConfig) else load_config(config, overrides)
+    # Who wants to know lr0 wants it to be used.
+    if resolved.train.optimizer == "auto":
+        raise ConfigError("train.optimizer: auto chooses lr0 by itself; name an optimizer to find a rate for")
+    test = find_learning_rate(resolved, device=device, steps=steps, low=low, high=high, progress=progress)
+    if out is not None:
+        draw_range_test(test, out)
+    return test
 
 
 def compare(runs: Sequence[str | Path], *, out: str | Path | None = None) -> RunComparison:

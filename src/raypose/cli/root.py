@@ -8,6 +8,7 @@ from raypose.cli import cluster, config, data, k8s, runs
 from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
+from raypose.cli.lr_find import lr_find
 from raypose.cli.predict import predict
 from raypose.cli.serve import serve
 from raypose.cli.submit import SETTINGS as SUBMIT_SETTINGS
@@ -32,6 +33,7 @@ def root(debug: bool = typer.Option(False, "--debug", help="Show the traceback o
 
 
 app.command()(train)
+app.command("lr-find")(lr_find)
 app.command()(tune)
 app.command()(val)
 app.command()(compare)

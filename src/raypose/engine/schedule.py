@@ -10,11 +10,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 from torch.optim import Optimizer
 
 from raypose.config import TrainConfig
 from raypose.model import accumulated_batches
+
+
+class StepSchedule(Protocol):
+    """What the training step asks of a schedule."""
+
+    def apply(self, optimizer: Optimizer, step: int) -> None:
+        """Set what the optimizer is to use for the batch of this step."""
+
+    def updates_at(self, step: int) -> bool:
+        """Whether the optimizer moves after the batch of this step."""
 
 
 @dataclass(frozen=True)

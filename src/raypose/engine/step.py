@@ -20,7 +20,7 @@ from raypose.engine.batchnorm import VirtualBatchNorm
 from raypose.engine.feed import DeviceBatch
 from raypose.engine.loss_guard import BadStep, LossGuard
 from raypose.engine.precision import Precision
-from raypose.engine.schedule import Schedule
+from raypose.engine.schedule import StepSchedule
 from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
 from raypose.model import compute_loss
@@ -53,7 +53,7 @@ class TrainStep:
         model: nn.Module,
         optimizer: Optimizer,
         average: WeightAverage,
-        schedule: Schedule,
+        schedule: StepSchedule,
         precision: Precision,
         train: TrainConfig,
         lanes: int,
