@@ -127,7 +127,11 @@ def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: floa
         # Nodes of one machine share its ports: the kernel chooses, not the fixed range that each would count through.
         "--min-worker-port=0", "--max-worker-port=0", *place,
     ]  # fmt: skip
-    environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0"}
+    environment = {
+        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0",
+        # Jobs call `raypose`, which is beside this interpreter and need not be on anybody's path.
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+    }  # fmt: skip
     environment.pop("RAY_ADDRESS", None)
     with (folder / f"{name}.log").open("wb") as log:
         process = subprocess.Popen(

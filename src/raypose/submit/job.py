@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import shlex
 import tempfile
@@ -100,6 +101,9 @@ def _connect(address: str) -> JobSubmissionClient:
     import ray.exceptions
     from ray.job_submission import JobSubmissionClient
 
+    for module in ("dashboard_sdk", "job.sdk"):  # which tell of packages and sockets, unasked
+        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to the argument
     try:
         return JobSubmissionClient(address)
     except ray.exceptions.AuthenticationError as error:

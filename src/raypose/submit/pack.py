@@ -53,7 +53,7 @@ def _pack_sweep(words: list[str], here: Path, folder: Path) -> list[str]:
     if len(files) != 1:
         return ["tune", *words]
     sweep = load_sweep(here / files[0])
-    values = sweep.config.model_dump(mode="json")
+    values = sweep.config.model_dump(mode="json", exclude_unset=True)
     _require_shared(sweep.config.storage, "storage")
     base = load_config(here / Path(files[0]).parent / sweep.config.base, [])
     _require_shared_places(base.model_copy(update={"storage": sweep.config.storage}))
