@@ -1,0 +1,278 @@
+"""Requests a second and latency of `raypose serve` against FastAPI and LitServe over Ultralytics, on the same cores.
+
+    .venv/bin/python benchmarks/serve.py --weights runs/demo/weights/best.pt [--images FOLDER] [--seconds 20]
+
+Closed loop: each client asks again when it is answered, on one connection, with the images in turn. Contestants run one
+after the other, each for all numbers of clients. The clients share the machine with the server, as small as can be.
+LitServe lives in .peers/ (`make peers`). The last line is JSON; results and a plot are dated files in results/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import base64
+import json
+import os
+import platform
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from urllib.request import urlopen
+
+from raypose.data.synth import synthesize
+from raypose.vision.decode import decode_rgb
+from raypose.vision.draw import encode_jpeg
+
+HERE = Path(__file__).parent
+CLIENTS = (1, 4, 16, 64)
+CONTESTANTS = ("raypose", "fastapi", "litserve", "litserve_backend")
+_SIZES = (480, 640, 810, 1080, 1280)
+_ENVIRONMENT = os.environ | {"YOLO_OFFLINE": "true", "RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One contestant at one number of clients."""
+
+    contestant: str
+    clients: int
+    requests_per_second: float
+    p50_ms: float
+    p99_ms: float
+    failed: int
+    model_busy: float | None = None
+
+
+def main() -> None:
+    arguments = _arguments()
+    images = arguments.images or _draw(arguments.work / "serve-images")
+    bodies = [path.read_bytes() for path in sorted(images.glob("*.jpg"))[:64]]
+    points: list[Point] = []
+    for contestant in arguments.only or CONTESTANTS:
+        with _server(contestant, arguments.weights) as port:
+            for clients in CLIENTS:
+                points.append(_measure(contestant, port, bodies, clients, arguments.seconds))
+                print(points[-1], flush=True)
+    bare_ms = float(_output("bare", arguments.weights, str(images)))
+    summary = _summary(points, bare_ms)
+    _keep(points, summary, arguments, len(bodies))
+    print(json.dumps(summary))
+
+
+def _summary(points: Sequence[Point], bare_ms: float) -> dict[str, float | None]:
+    best = {
+        name: max((point.requests_per_second for point in points if point.contestant == name), default=0.0)
+        for name in CONTESTANTS
+    }
+
+    def ratio(name: str) -> float | None:
+        return round(best["raypose"] / best[name], 2) if best[name] and best["raypose"] else None
+
+    alone = [point.p50_ms for point in points if (point.contestant, point.clients) == ("raypose", 1)]
+    busy = [point.model_busy for point in points if point.contestant == "raypose" and point.model_busy is not None]
+    return {
+        "ratio": ratio("fastapi"),
+        "ratio_litserve": ratio("litserve"),
+        "ratio_litserve_backend": ratio("litserve_backend"),
+        "requests_per_second": round(best["raypose"], 1),
+        "bare_ms": round(bare_ms, 2),
+        "overhead_ms": round(alone[0] - bare_ms, 2) if alone else None,
+        "model_busy": round(max(busy), 3) if busy else None,
+    }
+
+
+def _measure(contestant: str, port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> Point:
+    requests = _requests(contestant, bodies)
+    asyncio.run(_load(port, requests, clients, seconds / 4))  # warm: the first batches of a size are slow everywhere
+    before = _busy_s(port) if contestant == "raypose" else 0.0
+    started_s = time.perf_counter()
+    latencies_s, failed = asyncio.run(_load(port, requests, clients, seconds))
+    wall_s = time.perf_counter() - started_s
+    busy = (_busy_s(port) - before) / wall_s if contestant == "raypose" else None
+    latencies_s.sort()
+    return Point(
+        contestant,
+        clients,
+        round(len(latencies_s) / wall_s, 2),
+        round(statistics.median(latencies_s) * 1000, 1),
+        round(latencies_s[int(len(latencies_s) * 0.99)] * 1000, 1),
+        failed,
+        None if busy is None else round(busy, 3),
+    )
+
+
+def _requests(contestant: str, bodies: Sequence[bytes]) -> list[bytes]:
+    """As they go over the wire."""
+    path, kind = "/v1/predict" if contestant == "raypose" else "/predict", "image/jpeg"
+    if contestant.startswith("litserve"):
+        kind = "application/json"
+        bodies = [json.dumps({"image": base64.b64encode(body).decode()}).encode() for body in bodies]
+    return [
+        f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+        + body
+        for body in bodies
+    ]
+
+
+async def _load(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], int]:
+    latencies_s: list[float] = []
+    failed = 0
+    end_s = time.perf_counter() + seconds
+
+    async def client(first: int) -> None:
+        nonlocal failed
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        number = first
+        while time.perf_counter() < end_s:
+            start_s = time.perf_counter()
+            writer.write(requests[number % len(requests)])
+            status, closes = await _response(reader)
+            if status == 200:
+                latencies_s.append(time.perf_counter() - start_s)
+            else:
+                failed += 1
+                await asyncio.sleep(0.05)
+            if closes:
+                writer.close()
+                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            number += 1
+        writer.close()
+
+    await asyncio.gather(*(client(index * 7) for index in range(clients)))
+    return latencies_s, failed
+
+
+async def _response(reader: asyncio.StreamReader) -> tuple[int, bool]:
+    """Status of the next response, read to its end, and whether the connection ends with it."""
+    head = (await reader.readuntil(b"\r\n\r\n")).lower()
+    if b"content-length:" in head:
+        await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+    else:
+        while size := int((await reader.readline()).strip(), 16):
+            await reader.readexactly(size + 2)
+        await reader.readline()
+    return int(head.split()[1]), b"connection: close" in head
+
+
+def _busy_s(port: int) -> float:
+    with urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
+        lines = answer.read().decode().splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith("raypose_serve_model_busy_seconds_total"))
+
+
+@contextmanager
+def _server(contestant: str, weights: Path) -> Iterator[int]:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    process = subprocess.Popen(_command(contestant, weights, str(port)), env=_ENVIRONMENT, start_new_session=True)
+    try:
+        _wait_until_it_answers(process, port, contestant)
+        yield port
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(90)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def _command(contestant: str, weights: Path, rest: str) -> list[str]:
+    if contestant == "raypose":
+        settings = ["compute.imgsz=640", "access.log=false", f"http.port={rest}", "limits.queue_images=256"]
+        return [sys.executable, "-c", "from raypose.cli import main; main()", "serve", str(weights), *settings]
+    python = str(HERE.parent / ".peers/bin/python") if contestant.startswith("litserve") else sys.executable
+    return [python, str(HERE / "serve_contestants.py"), contestant, str(weights), rest]
+
+
+def _output(contestant: str, weights: Path, rest: str) -> str:
+    done = subprocess.run(
+        _command(contestant, weights, rest), env=_ENVIRONMENT, check=True, capture_output=True, text=True
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, contestant: str) -> None:
+    body = next(iter(synthesize(1, 1, 640))).image
+    deadline_s, waiting_for = time.monotonic() + 300, OSError("no answer")
+    while time.monotonic() < deadline_s:
+        if process.poll() is not None:
+            sys.exit(f"{contestant} ended with exit code {process.returncode} before it answered")
+        try:
+            latencies_s, _ = asyncio.run(_load(port, _requests(contestant, [body]), 1, 0.1))
+            if latencies_s:
+                return
+        except (OSError, asyncio.IncompleteReadError) as error:
+            waiting_for = error
+        time.sleep(1)
+    sys.exit(f"{contestant} did not answer within 300 s: {waiting_for}")
+
+
+def _keep(
+    points: Sequence[Point], summary: dict[str, float | None], arguments: argparse.Namespace, images: int
+) -> None:
+    today = datetime.now(UTC).strftime("%Y-%m-%d")
+    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
+    versions = {name: version(name) for name in ("raypose", "ray", "torch", "ultralytics", "openvino", "onnxruntime")}
+    content = {
+        "summary": summary,
+        "points": [asdict(point) for point in points],
+        "settings": {"seconds": arguments.seconds, "images": images, "imgsz": 640, "weights": arguments.weights.name},
+        "machine": machine,
+        "versions": versions,
+    }
+    results = HERE / "results"
+    (results / f"serve-{today}.json").write_text(json.dumps(content, indent=1) + "\n")
+    _plot(points, results / f"serve-{today}.png")
+
+
+def _plot(points: Sequence[Point], path: Path) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 4.5))
+    for name in dict.fromkeys(point.contestant for point in points):
+        own = [point for point in points if point.contestant == name]
+        axes.plot([point.requests_per_second for point in own], [point.p50_ms for point in own], "o-", label=name)
+        for point in own:
+            axes.annotate(str(point.clients), (point.requests_per_second, point.p50_ms), fontsize=8)
+    axes.set(xlabel="requests a second", ylabel="median latency, ms", yscale="log", title="1, 4, 16, 64 clients")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+def _draw(folder: Path) -> Path:
+    """Drawn people in photographs of mixed sizes."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(40):
+        size_px = _SIZES[number % len(_SIZES)]
+        (sample,) = synthesize(1, 5, size_px, start=number)
+        (folder / f"{number:03d}.jpg").write_bytes(encode_jpeg(decode_rgb(sample.image, sample.id)))
+    return folder
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
+    parser.add_argument("--weights", type=Path, required=True, help="a .pt of yolo11n-pose")
+    parser.add_argument("--images", type=Path, help="folder of JPEGs; by default drawn people of mixed sizes")
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--work", type=Path, default=Path("runs"))
+    parser.add_argument("--only", action="append", choices=CONTESTANTS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
