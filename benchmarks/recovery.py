@@ -73,6 +73,7 @@ class Disturber:
     last_step: int = 0
     start_before: int = 0
     """Where the workers had started that the present fault is about."""
+    is_over: bool = False
 
     def __call__(self, event: Event) -> None:
         now_s = time.monotonic() - self.began_s
@@ -94,11 +95,12 @@ class Disturber:
             print(f"{fault}", flush=True)
 
     def _disturb(self, now_s: float) -> None:
-        if self.faults and self.faults[-1].seconds is None:
+        if self.is_over or (self.faults and self.faults[-1].seconds is None):
             return
         kinds = ("worker_kill", "node_loss", "node_added")
         done = len(self.faults)
         if done == len(kinds) * self.repeats:
+            self.is_over = True
             os.kill(os.getpid(), signal.SIGINT)
             return
         kind = kinds[done % len(kinds)]
