@@ -1,0 +1,77 @@
+"""A service's configuration is complete, checked and documented before anything starts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from raypose.config.serve_schema import ServeConfig, load_serve_config, serve_config_of
+from raypose.errors import ConfigError
+from raypose.serve.problem import CODES
+from raypose.serve.replica import user_config_of, wanted_of
+
+PROJECT = Path(__file__).parents[2]
+
+
+def leaves(section: type[BaseModel] = ServeConfig, prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Every dotted key with its default as YAML writes it."""
+    for name, field in section.model_fields.items():
+        branch = field.annotation
+        if isinstance(branch, type) and issubclass(branch, BaseModel):
+            yield from leaves(branch, f"{prefix}{name}.")
+        elif field.is_required():
+            yield prefix + name, "required"
+        else:
+            yield prefix + name, yaml.safe_dump(field.get_default()).removesuffix("...\n").strip()
+
+
+def test_the_example_loads() -> None:
+    assert load_serve_config(PROJECT / "configs/serve.yaml").follow_s == 10
+
+
+def test_every_setting_and_every_code_is_documented() -> None:
+    text = (PROJECT / "docs/serving.md").read_text()
+    assert re.findall(r"^\| `([\w.]+)` \| `(\S+)` \| \S", text, re.MULTILINE) == list(leaves())
+    assert all(f"`{code}`" in text for code in CODES)
+
+
+@pytest.mark.parametrize(
+    ("override", "problem"),
+    [
+        ("modle=x", "unknown key; did you mean model?"),
+        ("model=", "must be a valid string"),
+        ("compute.imgsz=100", "must be a multiple of 32"),
+        ("compute.device=tpu", "must match pattern"),
+        ("replicas.count=0", "would never serve"),
+        ("replicas={count: 3, most: 2}", "most 2 is below count 3"),
+        ("access.api_keys=[secret]", "must match pattern"),
+        ("access.cors_origins=['*']", "must match pattern"),
+        ("canary={model: b, share: 2}", "must be less than or equal to 1"),
+        ("defaults.conf=.nan", "must be a finite number"),
+    ],
+)
+def test_a_mistake_is_one_line_that_says_what_is_expected(override: str, problem: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_serve_config(None, ("model=runs/demo", override))
+    assert problem in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_may_change_in_place_survives_the_way_through_ray_serve() -> None:
+    config = load_serve_config(None, ("model=a", "which=last", "follow_s=5", "canary={model: b, share: 0.5}"))
+    wanted = wanted_of(user_config_of(config))
+    assert (wanted.model, wanted.which, wanted.follow_s) == ("a", "last", 5.0)
+    assert wanted.canary == config.canary
+
+
+def test_arguments_of_the_application_are_values_or_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    file.write_text("model: runs/demo\nlimits: {images: 2}\n")
+    assert serve_config_of({"config": str(file)}) == serve_config_of({"model": "runs/demo", "limits": {"images": 2}})
+    with pytest.raises(ConfigError, match="args of the serve application"):
+        serve_config_of({"model": 3})
