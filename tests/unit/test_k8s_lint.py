@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypose import k8s
 from raypose.cli.k8s import command_problem
 from raypose.errors import ConfigError
 from raypose.k8s.lint import lint
@@ -194,6 +196,44 @@ RUN_FILES = {
 @pytest.mark.parametrize("rule", RUN_FILES)
 def test_the_run_file_in_the_config_map_is_checked_too(rule: str) -> None:
     assert rule in put(CONFIG, "data/run.yaml", RUN_FILES[rule])()
+
+
+def change(job: dict[str, Any], path: str, value: Any) -> None:
+    *keys, last = [int(key) if key.isdigit() else key for key in path.split("/")]
+    target: Any = job
+    for key in keys:
+        target = target[key]
+    target[last] = value
+
+
+def test_rules_that_need_two_things_together() -> None:
+    job, *others = copy.deepcopy(GOOD["train"])
+    job["spec"]["rayClusterSpec"]["workerGroupSpecs"] *= 2
+    assert rules_broken([job, *others]) == {"group-name"}
+
+    scaled, *others = copy.deepcopy(GOOD["train"])
+    change(scaled, f"{CLUSTER}/enableInTreeAutoscaling", True)
+    change(scaled, f"{POD}/restartPolicy", "Always")
+    change(scaled, f"{RULES}/0/policy", "DeleteWorkers")
+    assert {"autoscaler-restart", "deletion-workers"} <= rules_broken([scaled, *others])
+
+    weekly = {**scaled, "kind": "RayCronJob", "spec": {"schedule": "weekly", "jobTemplate": job["spec"]}}
+    assert {"schedule", "feature-gate"} <= rules_broken([weekly, *others])
+
+    sweep, *_, config = objects_of("tune")
+    config["data"]["sweep.yaml"] = config["data"]["sweep.yaml"].replace("trials: 16", "trials: none")
+    assert rules_broken([sweep, config]) == {"sweep-config"}
+
+
+def test_every_rule_is_met_by_a_test_and_by_the_guide() -> None:
+    package, guide = Path(k8s.__file__).parent, BASE.parents[1] / "docs" / "kubernetes.md"
+    names = {
+        name for path in package.glob("*.py") for name in re.findall(r'Finding\(\s*"([a-z0-9-]+)"', path.read_text())
+    }
+    here, told = Path(__file__).read_text(), guide.read_text()
+    assert {name for name in names if f'"{name}"' not in here} == set()
+    assert {name for name in names if name not in told and f"-{name.partition('-')[2]}`" not in told} == set()
+    assert len(BROKEN) >= 30
 
 
 def test_a_secret_with_keys_in_it_is_refused_and_the_example_is_not() -> None:

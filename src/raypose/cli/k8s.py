@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -52,6 +53,17 @@ def render(
     if found:
         raise ConfigError([f"{source}: {finding}" for finding in found])
     typer.echo(to_yaml(manifests), nl=False)
+
+
+@app.command()
+def monitoring(
+    root: Annotated[Path, typer.Argument(help="Folder that receives k8s/ and cluster/, such as a checkout.")],
+) -> None:
+    """Write dashboards, alerts and what Prometheus scrapes, for Kubernetes and for a Prometheus of one's own."""
+    from raypose.monitoring.files import write_files
+
+    written = write_files(root)
+    typer.echo("\n".join(f"wrote {name}" for name in written) or "all files are there as they should be")
 
 
 def command_problem(words: list[str]) -> str | None:

@@ -23,7 +23,7 @@ from raypose.errors import ConfigError, TrainingError
 
 STATE_FILE = "cluster.json"
 _START_S = 120.0
-_STOP_S = 20.0
+_STOP_S = 5.0
 _OBJECT_STORE_BYTES = 200 * 2**20
 _HOST = "127.0.0.1"
 

@@ -1,0 +1,196 @@
+"""Three pages: one run, all runs, and the service."""
+
+from __future__ import annotations
+
+from raypose.monitoring.grafana import Dashboard, Panel, Query, Row, Variable
+from raypose.telemetry import metric_table as table
+
+_RUN = '{run="$run"}'
+_REPLICAS = '{replica=~"$replica"}'
+_WINDOW = "[5m]"
+QUANTILES = (0.5, 0.95, 0.99)
+
+
+def all_dashboards() -> dict[str, Dashboard]:
+    """By the name of their files."""
+    return {"run": run_dashboard(), "fleet": fleet_dashboard(), "service": service_dashboard()}
+
+
+def run_dashboard() -> Dashboard:
+    """Is it learning, how fast, where does the time go, and what would a loss cost?"""
+    shares = (
+        (table.DATA_WAIT, "data"), (table.SYNC, "other workers"), (table.VAL_SECONDS, "validation"),
+        (table.CHECKPOINT_BLOCKED, "checkpoints"),
+    )  # fmt: skip
+    return Dashboard(
+        "raypose-run",
+        "raypose: a run",
+        variables=(Variable("run", table.RUN_INFO.name),),
+        rows=(
+            Row(
+                "Now",
+                (
+                    _stat("done", f"{table.STEP.name}{_RUN} / {table.STEPS_PLANNED.name}{_RUN}", "percentunit"),
+                    _stat("workers", f"{table.WORKERS.name}{_RUN}", "none"),
+                    _stat("images a second", f"rate({table.SAMPLES.name}{_RUN}{_WINDOW})", "cps"),
+                    _stat("checkpoint age", f"{table.CHECKPOINT_AGE.name}{_RUN}", "s"),
+                    _stat("restarts", f"sum({table.RESTARTS.name}{_RUN}) or vector(0)", "none"),
+                    _stat("bad images", f"{table.BAD_IMAGES.name}{_RUN}", "none"),
+                ),
+            ),
+            Row(
+                "Learning",
+                (
+                    Panel("losses", (Query(f"{table.LOSS.name}{_RUN}", "{{loss}}"),)),
+                    Panel("validation", (Query(f"{table.VAL_METRIC.name}{_RUN}", "{{metric}}"),), maximum=1),
+                    Panel("learning rate", (Query(f"{table.LEARNING_RATE.name}{_RUN}", "group {{group}}"),)),
+                    Panel("gradient norm", (Query(f"{table.GRADIENT_NORM.name}{_RUN}", "before clipping"),)),
+                    Panel("epoch", (Query(f"{table.EPOCH.name}{_RUN}", "epoch"),)),
+                ),
+            ),
+            Row(
+                "Speed",
+                (
+                    Panel("images a second", (Query(f"rate({table.SAMPLES.name}{_RUN}{_WINDOW})", "trained"),), "cps"),
+                    Panel("a step takes", _quantiles(table.STEP_SECONDS.name, _RUN), "s"),
+                    Panel(
+                        "where time goes",
+                        tuple(Query(f"rate({metric.name}{_RUN}{_WINDOW})", words) for metric, words in shares),
+                        "percentunit",
+                        description="Shares of the time; the rest is the model's.",
+                    ),
+                    Panel("memory of the leader", (Query(f"{table.MEMORY.name}{_RUN}", "peak"),), "bytes"),
+                    Panel(
+                        "images decoded", (Query(f"rate({table.IMAGES.name}{_RUN}{_WINDOW})", "by the leader"),), "cps"
+                    ),
+                    Panel("checkpoints", (Query(f"increase({table.CHECKPOINTS.name}{_RUN}[1h])", "in an hour"),)),
+                ),
+            ),
+        ),
+    )
+
+
+def fleet_dashboard() -> Dashboard:
+    """All runs side by side, and the machines that they run on."""
+    return Dashboard(
+        "raypose-fleet",
+        "raypose: all runs",
+        rows=(
+            Row(
+                "Runs",
+                (
+                    _stat("running", f"count({table.RUN_FINISHED.name} == 0) or vector(0)", "none"),
+                    _stat("workers", f"sum({table.WORKERS.name}) or vector(0)", "none"),
+                    _stat("images a second", f"sum(rate({table.SAMPLES.name}{_WINDOW}))", "cps"),
+                    _by_run("images a second", f"rate({table.SAMPLES.name}{_WINDOW})", "cps"),
+                    _by_run("done", f"{table.STEP.name} / {table.STEPS_PLANNED.name}", "percentunit"),
+                    _by_run("time without data", f"rate({table.DATA_WAIT.name}{_WINDOW})", "percentunit"),
+                    _by_run("checkpoint age", f"{table.CHECKPOINT_AGE.name}", "s"),
+                    Panel("restarts in an hour", (Query(_restarts("1h"), "{{run}}: {{cause}}"),)),
+                    Panel("pose AP", (Query(f'{table.VAL_METRIC.name}{{metric="pose_ap"}}', "{{run}}"),), maximum=1),
+                ),
+            ),
+            Row(
+                "Nodes (Ray's own metrics)",
+                (
+                    Panel("CPU", (Query("ray_node_cpu_utilization / 100", "{{ip}}"),), "percentunit", maximum=1),
+                    Panel(
+                        "memory", (Query("ray_node_mem_used / ray_node_mem_total", "{{ip}}"),), "percentunit", maximum=1
+                    ),
+                    Panel("disk in use", (Query(disk_share(), "{{ip}}"),), "percentunit", maximum=1),
+                ),
+            ),
+        ),
+    )
+
+
+def service_dashboard() -> Dashboard:
+    """What clients get, what it costs, and what is found in their images."""
+    requests = "raypose_serve_requests_total"
+    return Dashboard(
+        "raypose-service",
+        "raypose: the service",
+        variables=(Variable("replica", "raypose_serve_queue_images", is_multiple=True),),
+        rows=(
+            Row(
+                "Requests",
+                (
+                    Panel(
+                        "requests",
+                        (Query(f"sum by (code) (rate({requests}{_REPLICAS}{_WINDOW}))", "{{code}}"),),
+                        "reqps",
+                    ),
+                    Panel("an answer takes", _quantiles("raypose_serve_request_seconds", _REPLICAS), "s"),
+                    Panel("accepted, not answered", (Query(f"sum(raypose_serve_queue_images{_REPLICAS})", "images"),)),
+                ),
+            ),
+            Row(
+                "Inside",
+                (
+                    Panel(
+                        "stages, on average", (Query(_mean("raypose_serve_stage_seconds", "stage"), "{{stage}}"),), "s"
+                    ),
+                    Panel("images at a time", (Query(_mean("raypose_serve_batch_images"), "on average"),)),
+                    Panel(
+                        "the model is busy",
+                        (Query(f"rate(raypose_serve_model_busy_seconds_total{_REPLICAS}{_WINDOW})", "{{replica}}"),),
+                        "percentunit",
+                    ),
+                ),
+            ),
+            Row(
+                "What is found",
+                (
+                    Panel("people in an image", (Query(_mean("raypose_serve_people", "version"), "{{version}}"),)),
+                    Panel(
+                        "score of a person",
+                        (Query(_mean("raypose_serve_scores", "version"), "{{version}}"),),
+                        maximum=1,
+                    ),
+                    Panel("megapixels of an image", (Query(_mean("raypose_serve_image_megapixels"), "on average"),)),
+                    Panel(
+                        "models",
+                        (
+                            Query(
+                                f"sum by (role, version) (raypose_serve_model_info{_REPLICAS})", "{{role}}: {{version}}"
+                            ),
+                        ),
+                        "none",
+                    ),
+                    Panel(
+                        "changes of the model in an hour",
+                        (Query(f"increase(raypose_serve_model_changes_total{_REPLICAS}[1h])", "{{outcome}}"),),
+                        "none",
+                    ),
+                ),
+            ),
+        ),
+    )
+
+
+def disk_share() -> str:
+    """Share of a node's disk that is in use, by Ray's metrics."""
+    return "ray_node_disk_usage / (ray_node_disk_usage + ray_node_disk_free)"
+
+
+def _restarts(window: str) -> str:
+    return f"increase({table.RESTARTS.name}[{window}])"
+
+
+def _stat(title: str, expression: str, unit: str) -> Panel:
+    return Panel(title, (Query(expression),), unit, "stat", columns=4)  # type: ignore[arg-type]
+
+
+def _by_run(title: str, expression: str, unit: str) -> Panel:
+    return Panel(title, (Query(expression, "{{run}}"),), unit)  # type: ignore[arg-type]
+
+
+def _quantiles(histogram: str, labels: str) -> tuple[Query, ...]:
+    buckets = f"sum by (le) (rate({histogram}_bucket{labels}{_WINDOW}))"
+    return tuple(Query(f"histogram_quantile({share}, {buckets})", f"{share:.0%} within") for share in QUANTILES)
+
+
+def _mean(histogram: str, label: str = "") -> str:
+    by = f"by ({label}) " if label else ""
+    sums = (f"sum {by}(rate({histogram}_{part}{_REPLICAS}{_WINDOW}))" for part in ("sum", "count"))
+    return " / ".join(sums)
