@@ -59,10 +59,8 @@ class Server:
 @contextlib.contextmanager
 def prometheus(config: Path, folder: Path) -> Iterator[Server]:
     port = free_port()
-    process = subprocess.Popen(
-        ["prometheus", f"--config.file={config}", f"--web.listen-address=127.0.0.1:{port}", f"--storage.tsdb.path={folder}"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
+    where = [f"--config.file={config}", f"--storage.tsdb.path={folder}", f"--web.listen-address=127.0.0.1:{port}"]
+    process = subprocess.Popen(["prometheus", *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         deadline_s = time.monotonic() + 60
         server = Server(port)
