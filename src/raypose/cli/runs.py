@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,6 +22,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
+_LOOK_EVERY_S = 5.0
 
 
 @app.command("list")
@@ -74,6 +76,22 @@ def show(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
+def tail(
+    run: RunArgument,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=0, help="How many of the last lines of its log.")] = 10,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="And those that come, until the run has ended.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Print the end of a run's log, wherever the run computes: losses, speed, validation."""
+    from raypose.engine.run_tail import tail as rows_of
+
+    for row in rows_of(run, last=lines, wait=(lambda: time.sleep(_LOOK_EVERY_S)) if follow else None):
+        typer.echo(json.dumps(row) if as_json else _row_in_words(row))
+
+
+@app.command()
 def prune(
     run: RunArgument,
     keep_last: Annotated[int, typer.Option(min=0, help="Newest checkpoints to keep.")],
@@ -104,6 +122,17 @@ def diff(
         typer.echo(json.dumps(difference.to_dict()))
     else:
         typer.echo("\n".join(_in_words(difference)))
+
+
+def _row_in_words(row: Mapping[str, Any]) -> str:
+    measured = "train/" if row["kind"] == "train" else "val/"
+    values = [
+        f"{name.removeprefix(measured).removesuffix('_loss')} {value:.3f}"
+        for name, value in row.items()
+        if name.startswith(measured) and value is not None
+    ]
+    speed = f"  {row['images_per_second']:.1f} images/s" if "images_per_second" in row else ""
+    return f"{row['kind']:<5}  step {row['step']}  epoch {row['epoch']:.2f}{speed}  {'  '.join(values)}"
 
 
 def _in_words(difference: RunDifference) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -29,6 +30,9 @@ def train(
     or_continue: Annotated[
         bool, typer.Option("--continue", help="Continue the run of this file if it has begun, else begin it.")
     ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print a line of JSON for each event of the run, for collectors of logs.")
+    ] = False,
 ) -> None:
     """Train a model on the Ray cluster that RAY_ADDRESS names, or on this machine.
 
@@ -39,6 +43,7 @@ def train(
     With --continue the same command may be given again and again, as schedulers do that start a job anew.
     """
     from raypose import api
+    from raypose.telemetry.json_lines import JsonLines
     from raypose.telemetry.progress import TerminalProgress
 
     if resume is not None:
@@ -50,6 +55,9 @@ def train(
     else:
         raise ConfigError("train: name a YAML file (see configs/), or --resume RUN")
     goes_on = resume is not None or (or_continue and _has_begun(config))
+    if as_json:
+        api.train(config, resume=goes_on, report=JsonLines(sys.stdout, config.name))
+        return
     with TerminalProgress() as progress:
         summary = api.train(config, resume=goes_on, report=progress)
     typer.echo(api.summary_text(summary))
