@@ -48,7 +48,7 @@ def test_the_worst_member_goes_on_from_the_bits_of_the_best(data: Path, tmp_path
     assert taken.tensors.keys() == source.tensors.keys()
     assert [name for name, tensor in source.tensors.items() if not torch.equal(tensor, taken.tensors[name])] == []
 
-    assert [trial.status for trial in result.trials] == ["finished"] * 2
+    assert [(trial.status, trial.reason) for trial in result.trials] == [("finished", "")] * 2
     [target] = [trial for trial in result.trials if trial.exploits]
     [exploit] = target.exploits
     assert (exploit.epoch, exploit.source) == (2, 1 - target.number)

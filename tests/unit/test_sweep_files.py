@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from raypose.config import RunConfig
 from raypose.errors import ConfigError
+from raypose.storage.local import LocalStore
 from raypose.tune.checks import Sweep, load_sweep
+from raypose.tune.run import open_sweep, write_sweep
 from raypose.tune.schema import Domain
 from raypose.tune.space import changed, corner_draws, random_draw
 
@@ -150,6 +152,15 @@ def test_a_sound_file_varies_its_base(tmp_path: Path) -> None:
     run = sweep.run_of({"train.lr0": 0.003}, name="0000", storage="runs")
     assert isinstance(run, RunConfig)
     assert (run.train.lr0, run.train.epochs, run.name, sweep.metric) == (0.003, 4, "0000", "pose_ap")
+
+
+@pytest.mark.parametrize("scheduler", ["{use: asha, reduction: 2}", "{use: pbt, factors: [0.5, 2.0]}"])
+def test_a_sweep_is_read_back_from_storage_as_it_was_written(scheduler: str, tmp_path: Path) -> None:
+    space = "{train.lr0: {loguniform: [1e-5, 1e-2]}, train.pose: {choice: [6.0, 12.0]}}"
+    sweep = load_sweep(sweep_file(tmp_path, scheduler=scheduler, space=space))
+    store = LocalStore(tmp_path / "sweep")
+    write_sweep(sweep, store)
+    assert open_sweep(store.url)[0] == sweep
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("tune-*.yaml")), ids=lambda path: path.stem)

@@ -79,8 +79,7 @@ def begin(sweep: Sweep, watch: Watch) -> SweepResult:
         )
     check_with_data(sweep, store)
     require_writable(store, "storage")
-    store.write(SWEEP_FILE, yaml.safe_dump(sweep.config.model_dump(mode="json"), sort_keys=False).encode())
-    store.write(BASE_FILE, dump_config(sweep.base).encode())
+    write_sweep(sweep, store)
     return _run(sweep, store, SweepState(), [], watch)
 
 
@@ -124,6 +123,13 @@ def begun_place(path: str) -> str | None:
     """Where the sweep of this file lies, if it has begun."""
     store = _store_of(load_sweep(path))
     return store.url if store.exists(SWEEP_FILE) else None
+
+
+def write_sweep(sweep: Sweep, store: ObjectStore) -> None:
+    """What `open_sweep` reads: the sweep as it was given, and its base in full."""
+    given = sweep.config.model_dump(mode="json", exclude_unset=True)
+    store.write(SWEEP_FILE, yaml.safe_dump(given, sort_keys=False).encode())
+    store.write(BASE_FILE, dump_config(sweep.base).encode())
 
 
 def open_sweep(place: str) -> tuple[Sweep, ObjectStore]:
