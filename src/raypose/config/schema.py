@@ -19,6 +19,9 @@ from raypose.errors import ConfigError
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 Gain = Annotated[float, Field(ge=0.0)]
 Weight = Annotated[float, Field(gt=0.0)]
+LayerNumber = Annotated[int, Field(ge=0)]
+Layers = LayerNumber | Annotated[tuple[LayerNumber, ...], Field(strict=False)]
+"""So many layers from the first one on, or those of a list."""
 
 STRIDE = 32
 """Pixels: every YOLO pose model wants image sides that are multiples of its largest stride."""
@@ -132,8 +135,10 @@ class TrainConfig(_Section):
     """How much a class counts in the classification loss, by its name. 1 for those that are not named."""
     keypoint_weights: dict[str, Weight] = {}
     """How much a keypoint counts in the losses of its position, by its name. 1 for those that are not named."""
-    freeze: Annotated[int, Field(ge=0)] | Annotated[tuple[Annotated[int, Field(ge=0)], ...], Field(strict=False)] = 0
+    freeze: Layers = 0
     """Freeze the first N layers, or the layers of this list."""
+    freeze_schedule: dict[Annotated[int, Field(ge=1)], Layers] = {}
+    """What is frozen instead from an epoch on (counted from 0), such as `{5: 10, 10: 0}`."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
     device_augment: bool = False
@@ -148,6 +153,11 @@ class TrainConfig(_Section):
     """Stop after this many epochs without a better `checkpoint.best_metric`. 0 never stops early."""
     profile: ProfileConfig | None = None
     """Record `{start, steps}` as a Chrome trace below `profile/`. No part of the recipe."""
+
+    def frozen_in(self, epoch: int) -> int | tuple[int, ...]:
+        """The layers that are frozen in an epoch, counted from 0."""
+        begun = [start for start in self.freeze_schedule if start <= epoch]
+        return self.freeze_schedule[max(begun)] if begun else self.freeze
 
     @field_validator("imgsz")
     @classmethod

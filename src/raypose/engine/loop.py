@@ -139,6 +139,8 @@ class _Loop:
             )
         if epoch_ended:
             set_epoch(parts.model, epoch, config.train.epochs)
+            if epoch in config.train.freeze_schedule:
+                parts.train_step.freeze(config.train.frozen_in(epoch))
         self._meter.skip_pause()
         return progress
 

@@ -65,7 +65,7 @@ def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimi
     _restore_optimizer(optimizer, _below("optimizer.", snapshot.tensors))
     gradients = _below("gradient.", snapshot.tensors)
     for name, parameter in model.named_parameters():
-        if name in gradients:
+        if name in gradients and parameter.requires_grad:  # it may be frozen from this step on
             parameter.grad = _laid_out_like(parameter, gradients[name])
     return snapshot.progress
 

@@ -131,7 +131,8 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
     if snapshot is None and config.model.pretrained:
         with local_model(config.model.pretrained) as weights:
             report(Notice(str(load_pretrained(model, weights, named=config.model.pretrained))))
-    freeze_layers(model, config.train.freeze)
+    first_step = 0 if snapshot is None else snapshot.progress.step
+    freeze_layers(model, config.train.frozen_in(plan.epochs_completed(first_step)))
     model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     set_train_mode(model)
     choice = choose_optimizer(config.train, len(spec.class_names), plan.steps_of(config.train.epochs))

@@ -23,7 +23,7 @@ from raypose.engine.precision import Precision
 from raypose.engine.schedule import StepSchedule
 from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
-from raypose.model import compute_loss
+from raypose.model import compute_loss, freeze_layers, set_train_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,14 +65,28 @@ class TrainStep:
         self.schedule = schedule
         self.precision = precision
         self._train = train
+        self._lanes = lanes
         self._world = world
-        self._statistics = VirtualBatchNorm(model, lanes, world)
-        self._sync_clock = SyncClock(model, world)
         # A CPU has nothing to run ahead of.
         at_once = train.on_bad_loss != "stop" or not world.device.startswith("cuda")
         self.guard = LossGuard(world, at_once=at_once)
-        self._parallel = _data_parallel(model, world)
-        self._trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._look_at_what_trains()
+
+    def freeze(self, layers: int | tuple[int, ...]) -> None:
+        """Train on with just these layers fixed. All workers call it after the same step."""
+        self._sync_clock.close()
+        freeze_layers(self.model, layers)
+        set_train_mode(self.model)
+        for parameter in self.model.parameters():
+            if not parameter.requires_grad:
+                parameter.grad = None  # with one, even of zeros, the optimizer would move it
+        self._look_at_what_trains()
+
+    def _look_at_what_trains(self) -> None:
+        self._statistics = VirtualBatchNorm(self.model, self._lanes, self._world)
+        self._sync_clock = SyncClock(self.model, self._world)
+        self._parallel = _data_parallel(self.model, self._world)
+        self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def __call__(self, step: int, micro_batches: Sequence[DeviceBatch], updates: int) -> StepResult:
         """Train on this worker's part of a global batch. `updates` counts the optimizer updates made before."""

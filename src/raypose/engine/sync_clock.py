@@ -6,6 +6,7 @@ import time
 
 import torch
 from torch import nn
+from torch.utils.hooks import RemovableHandle
 
 from raypose.engine.world import World
 
@@ -19,15 +20,21 @@ class SyncClock:
 
     def __init__(self, model: nn.Module, world: World) -> None:
         self._own_gradients_done: float | None = None
+        self._hook: RemovableHandle | None = None
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if world.size > 1 and not world.device.startswith("cuda"):
             # Backward ends at the first layer.
-            trainable[0].register_post_accumulate_grad_hook(self._stop_own)  # type: ignore[no-untyped-call]
+            self._hook = trainable[0].register_post_accumulate_grad_hook(self._stop_own)  # type: ignore[no-untyped-call]
 
     def seconds_since_own(self) -> float:
         """After a backward pass: how long ago this worker's own part of it was done."""
         done, self._own_gradients_done = self._own_gradients_done, None
         return 0.0 if done is None else time.monotonic() - done
+
+    def close(self) -> None:
+        """Let go of the model."""
+        if self._hook is not None:
+            self._hook.remove()
 
     def _stop_own(self, _: torch.Tensor) -> None:
         self._own_gradients_done = time.monotonic()
