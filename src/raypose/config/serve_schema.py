@@ -152,7 +152,7 @@ def load_serve_config(path: str | Path | None, overrides: tuple[str, ...] = ()) 
 
 
 def serve_config_of(values: dict[str, Any]) -> ServeConfig:
-    """From plain values, as KubeRay's `serveConfigV2` has them under `args`: those of the file, or `config: its path`."""
+    """From plain values, as `serveConfigV2` of KubeRay has them under `args`: those of the file, or `config: PATH`."""
     if set(values) == {"config"}:
         return load_serve_config(str(values["config"]))
     try:
