@@ -1,11 +1,11 @@
 # Draws people and builds shards once, trains, validates. A retry goes on where the attempt before has ended.
 set -eu
-for split in train val; do
-  if [ ! -e "/data/shards/$split/manifest.json" ]; then
-    rm -rf "/data/people/$split"
-    raypose data synth "/data/people/$split" --samples 128 --seed 1
-    raypose data build "/data/people/$split" "/data/shards/$split"
-  fi
-done
+if [ ! -e /data/shards/val/manifest.json ]; then
+  rm -rf /data/people /data/shards
+  raypose data synth /data/people/train --samples 256 --seed 1
+  raypose data synth /data/people/val --samples 64 --seed 2
+  raypose data build /data/people/train /data/shards/train
+  raypose data build /data/people/val /data/shards/val
+fi
 raypose train /etc/raypose/run.yaml --continue
 raypose val /data/runs/smoke
