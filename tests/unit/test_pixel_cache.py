@@ -141,6 +141,8 @@ def test_unused_images_make_room_and_used_ones_stay(shards: ShardSet, tmp_path: 
     PixelCache(tmp_path, 100_000, shards, SIDE_PX)
     assert kept_bytes(tmp_path) == before  # somebody reads through them
     del first
+    for thread in [thread for thread in threading.enumerate() if thread.name == "raypose-pixels"]:
+        thread.join(timeout=10)  # it ends with what it wrote for
     PixelCache(tmp_path, 100_000, shards, SIDE_PX)
     assert kept_bytes(tmp_path) == 0
 

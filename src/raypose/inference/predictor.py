@@ -192,7 +192,7 @@ class Predictor:
         output = self._backend(canvas_BHW3)
         if len(set(selections)) == 1:
             return self._select_alike(output, selections[0])
-        rows = zip(output.split(1), selections, strict=True)
+        rows = zip(torch.split(output, 1), selections, strict=True)
         return [self._select_alike(row, selection)[0] for row, selection in rows]
 
     def _select_alike(self, output: Tensor, selection: Selection) -> list[RawPoses]:
