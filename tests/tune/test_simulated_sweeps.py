@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from statistics import fmean
 
@@ -20,6 +22,14 @@ from raypose.tune.results import best_first, publish_results
 
 ASHA = {"use": "asha", "min_epochs": 1, "reduction": 2}
 PBT = {"use": "pbt", "every_epochs": 2, "quantile": 0.25, "resample": 0.0}
+
+
+@pytest.fixture
+def tmp_path() -> Iterator[Path]:
+    """In memory where there is such a place: these tests write thousands of files, each of them synced."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(prefix="raypose-sweeps-", dir=memory if memory.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 class DiedError(BaseException):
@@ -217,9 +227,9 @@ def test_in_four_of_five_seeds_the_population_ends_better_than_as_many_random_tr
     for seed in range(5):
         settings = {
             "space": {"train.lr0": {"loguniform": [BEST_LR0 / 100, BEST_LR0 * 100]}},
-            "budget": {"trials": 8},
+            "budget": {"trials": 6},
             "seed": seed,
-            "epochs": 8,
+            "epochs": 6,
         }
         blind = simulated_sweep(tmp_path, **settings)
         population = simulated_sweep(tmp_path, scheduler={**PBT, "every_epochs": 1}, **settings)
