@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from raypose.monitoring.grafana import Dashboard, Panel, Query, Row, Variable
+from raypose.monitoring.grafana import Dashboard, Panel, Query, Row, Unit, Variable
 from raypose.telemetry import metric_table as table
 
 _RUN = '{run="$run"}'
@@ -177,12 +177,12 @@ def _restarts(window: str) -> str:
     return f"increase({table.RESTARTS.name}[{window}])"
 
 
-def _stat(title: str, expression: str, unit: str) -> Panel:
-    return Panel(title, (Query(expression),), unit, "stat", columns=4)  # type: ignore[arg-type]
+def _stat(title: str, expression: str, unit: Unit) -> Panel:
+    return Panel(title, (Query(expression),), unit, "stat", columns=4)
 
 
-def _by_run(title: str, expression: str, unit: str) -> Panel:
-    return Panel(title, (Query(expression, "{{run}}"),), unit)  # type: ignore[arg-type]
+def _by_run(title: str, expression: str, unit: Unit) -> Panel:
+    return Panel(title, (Query(expression, "{{run}}"),), unit)
 
 
 def _quantiles(histogram: str, labels: str) -> tuple[Query, ...]:
