@@ -60,11 +60,11 @@ bench: $(INSTALLED)  ## Accuracy against Ultralytics: hours on a CPU, resumable 
 	$(BIN)/python benchmarks/accuracy_vs_ultralytics.py --work runs/bench
 
 # Their pins of numpy and others must not move ours: an environment of its own that falls back on .venv/.
-peers: $(INSTALLED)  ## Make .peers/ with the loaders that benchmarks/loader.py compares with
+peers: $(INSTALLED)  ## Make .peers/ with what benchmarks/loader.py and serve.py compare with
 	$(PYTHON) -m venv .peers
 	.peers/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 		| { read -r peers; $(BIN)/python -c 'import sysconfig; print("import site; site.addsitedir({!r})".format(sysconfig.get_path("purelib")))' > $$peers/venv.pth; }
-	.peers/bin/pip install --disable-pip-version-check -r benchmarks/loader_peers.txt
+	.peers/bin/pip install --disable-pip-version-check -r benchmarks/loader_peers.txt -r benchmarks/serve_peers.txt
 
 lock: $(INSTALLED)  ## Write constraints.txt from what .venv/ holds now
 	{ sed '/^[^#]/,$$d' constraints.txt; $(BIN)/pip freeze --exclude-editable | grep -v '^opencv-python-headless=='; } \
