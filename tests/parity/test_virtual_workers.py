@@ -14,11 +14,19 @@ from torch import Tensor
 
 from raypose.config import TrainConfig
 from raypose.engine.average import WeightAverage
+from raypose.engine.feed import DeviceBatch
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import Schedule
 from raypose.engine.step import TrainStep
 from raypose.engine.world import World
-from raypose.model import ModelSpec, build_model, build_optimizer, freeze_layers, set_train_mode
+from raypose.model import (
+    ModelSpec,
+    build_model,
+    build_optimizer,
+    freeze_layers,
+    set_train_mode,
+    targets_from_batch,
+)
 from raypose.structures import Batch, Skeleton
 
 SKELETON = Skeleton(("a", "b", "c"), sigmas=(0.1, 0.1, 0.1))
@@ -26,7 +34,7 @@ LANES = 4
 STEPS = 3
 
 
-def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> Batch:
+def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> DeviceBatch:
     """Random, except that one lane of the second step has nobody in it: its keypoint head gets no gradient.
 
     Large enough that BatchNorm sees 64 values in the coarsest grid: over a few, rounding grows tenfold a step.
@@ -37,7 +45,7 @@ def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> Ba
     keypoints[..., 2] = 2
     centre = rng.uniform(0.4, 0.6, (people, 2))
     extent = rng.uniform(0.3, 0.6, (people, 2))
-    return Batch(
+    batch = Batch(
         image_B3HW=rng.integers(0, 255, (images, 3, side, side), dtype=np.uint8),
         class_N=np.zeros(people, np.int64),
         box_cxcywh_N4=np.concatenate([centre, extent], axis=1).astype(np.float32),
@@ -45,6 +53,7 @@ def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> Ba
         image_index_N=np.sort(rng.integers(0, images, people)),
         ids=tuple(f"{step}-{lane}-{index}" for index in range(images)),
     )
+    return DeviceBatch(targets_from_batch(batch, "cpu"), batch.ids)
 
 
 def train(world: World, architecture: str) -> dict[str, Tensor]:
