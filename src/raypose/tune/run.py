@@ -142,7 +142,8 @@ def open_sweep(place: str) -> tuple[Sweep, ObjectStore]:
     try:
         config = SweepConfig.model_validate(yaml.safe_load(store.read(SWEEP_FILE)))
     except (ValidationError, yaml.YAMLError) as error:
-        raise CheckpointError(f"{store.place(SWEEP_FILE)}: not a sweep: {error}; restore it") from error
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        raise CheckpointError(f"{store.place(SWEEP_FILE)}: not a sweep: {reason}; restore it") from error
     return Sweep(config, parse_config(store.read(BASE_FILE).decode(), store.place(BASE_FILE))), store
 
 
