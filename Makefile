@@ -13,10 +13,10 @@ export RAY_AUTH_MODE ?= disabled
 export RAY_USAGE_STATS_ENABLED ?= 0
 export YOLO_OFFLINE ?= true
 
-.PHONY: help setup check test demo bench peers lock clean
+.PHONY: help setup check test test-slow demo bench peers lock clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED)  ## Make .venv/ with pinned dependencies (PYTHON=python3.12 chooses the interpreter)
 
@@ -43,7 +43,10 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two mi
 	$(BIN)/pytest tests/unit -n auto
 
 test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
-	$(BIN)/pytest tests --ignore=tests/unit
+	$(BIN)/pytest tests --ignore=tests/unit -m "not slow"
+
+test-slow: $(INSTALLED)  ## The tests that take minutes each: a cluster that grows and shrinks
+	$(BIN)/pytest tests -m slow
 
 demo: $(INSTALLED)  ## Draw a data set, train and validate on two local Ray workers, predict
 	rm -rf runs/demo demo-data

@@ -26,7 +26,7 @@ from raypose.config import dump_config
 
 CONFIG = Path(__file__).parents[2] / "cluster/autoscale-local.yaml"
 
-pytestmark = [pytest.mark.ray, pytest.mark.timeout(500)]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(500)]
 
 
 @dataclass(frozen=True)
