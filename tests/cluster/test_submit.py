@@ -37,7 +37,13 @@ def start(nodes: LocalCluster, folder: Path, *words: str, token: str | None = No
     return subprocess.Popen(
         [sys.executable, "-c", "from raypose.cli import main; main()", "submit", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
+        preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
+
+
+def _hear_ctrl_c() -> None:
+    """As at a terminal: what a shell starts in the background, such as a test session, has it ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def submit(nodes: LocalCluster, folder: Path, *words: str, token: str | None = None) -> tuple[int, str, str]:
