@@ -32,18 +32,16 @@ def nodes() -> Iterator[LocalCluster]:
     shutil.rmtree(folder)
 
 
+HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+"""As at a terminal: what a shell starts in the background, such as a test session, has it ignored."""
+
+
 def start(nodes: LocalCluster, folder: Path, *words: str, token: str | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, **nodes.environment, "RAY_AUTH_TOKEN": token or nodes.token}
     return subprocess.Popen(
-        [sys.executable, "-c", "from raypose.cli import main; main()", "submit", *words],
+        [sys.executable, "-c", f"{HEAR_CTRL_C}; from raypose.cli import main; main()", "submit", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
-        preexec_fn=_hear_ctrl_c,
     )  # fmt: skip
-
-
-def _hear_ctrl_c() -> None:
-    """As at a terminal: what a shell starts in the background, such as a test session, has it ignored."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def submit(nodes: LocalCluster, folder: Path, *words: str, token: str | None = None) -> tuple[int, str, str]:
