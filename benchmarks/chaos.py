@@ -29,7 +29,7 @@ from benchmarks.checkpoint import s3_server
 from benchmarks.faults import ENVIRONMENT
 from benchmarks.loader import machine
 from benchmarks.record import RESULTS, record
-from benchmarks.recovery import OBJECT_STORE_BYTES, kill_a_worker
+from benchmarks.recovery import add_node, kill_a_worker, two_nodes
 from benchmarks.train_cpu import QUIET
 from botocore.config import Config
 from ray.cluster_utils import Cluster
@@ -90,7 +90,7 @@ class Chaos:
         elif kind == "node lost":
             self.cluster.remove_node(self.second, allow_graceful=False)
             time.sleep(3)
-            self.second = self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+            self.second = add_node(self.cluster)
         else:
             fault, seconds = (Fault.REFUSED, 8) if kind == "store refuses" else (Fault.SLOW, 5)
             self.proxy.choose = lambda _: fault
@@ -133,18 +133,11 @@ def main() -> None:
 
 
 def disturbed(work: Path, proxy: FaultyProxy, given: argparse.Namespace) -> tuple[Chaos, RunConfig]:
-    memory = {"object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-    second = cluster.add_node(num_cpus=1, **memory)
-    try:
-        cluster.wait_for_nodes()
-        os.environ["RAY_ADDRESS"] = cluster.address
+    with two_nodes() as (cluster, second):
         chaos = Chaos(cluster, second, proxy, given.faults, random.Random(given.seed))
         config = run_config(work, "disturbed", proxy.endpoint, given.faults)
         train(config, chaos)
         return chaos, config
-    finally:
-        cluster.shutdown()
 
 
 def train(config: RunConfig, report: Any = None) -> RunConfig:

@@ -13,6 +13,7 @@ result is a dated file, with a plot of the throughput through all faults.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -20,6 +21,7 @@ import signal
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -111,7 +113,7 @@ class Disturber:
         elif kind == "node_loss":
             self.cluster.remove_node(self.second, allow_graceful=False)
         else:
-            self.second = self.cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+            self.second = add_node(self.cluster)
 
 
 def kill_a_worker(choice: random.Random) -> None:
@@ -153,21 +155,31 @@ def run_config(folder: Path, imgsz: int) -> RunConfig:
     )  # fmt: skip
 
 
-def disturbed_run(config: RunConfig, repeats: int) -> Disturber:
-    memory = {"object_store_memory": OBJECT_STORE_BYTES}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, **memory})
-    second = cluster.add_node(num_cpus=1, **memory)
+@contextlib.contextmanager
+def two_nodes() -> Iterator[tuple[Cluster, Any]]:
+    """A cluster that RAY_ADDRESS names, and its second node; each node has room for one worker."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": OBJECT_STORE_BYTES})
     try:
+        second = add_node(cluster)
         cluster.wait_for_nodes()
         os.environ["RAY_ADDRESS"] = cluster.address
+        yield cluster, second
+    finally:
+        cluster.shutdown()
+
+
+def add_node(cluster: Cluster) -> Any:
+    return cluster.add_node(num_cpus=1, object_store_memory=OBJECT_STORE_BYTES)
+
+
+def disturbed_run(config: RunConfig, repeats: int) -> Disturber:
+    with two_nodes() as (cluster, second):
         disturber = Disturber(cluster, second, repeats)
         try:
             raypose.train(config, report=disturber)
         except RunInterruptedError:
             return disturber
         raise SystemExit("the run ended by itself")
-    finally:
-        cluster.shutdown()
 
 
 def summarize(faults: list[Fault]) -> dict[str, Any]:

@@ -160,15 +160,15 @@ def _criterion(model: nn.Module) -> Any:
 
 def _new_criterion(model: nn.Module) -> Any:
     criterion: Any = model.init_criterion()  # type: ignore[operator]
-    for head_loss in (getattr(criterion, name, None) for name in ("one2one", "one2many")):
-        _weigh_keypoints(head_loss or criterion, model)
+    for head_loss in [criterion.one2one, criterion.one2many] if hasattr(criterion, "one2one") else [criterion]:
+        _weigh_keypoints(head_loss, model)
     model.criterion = criterion
     return criterion
 
 
 def _weigh_keypoints(head_loss: Any, model: nn.Module) -> None:
     weights_K: Any = getattr(model, "keypoint_weights", None)
-    if weights_K is None or isinstance(head_loss.keypoint_loss, _WeightedKeypointLoss):
+    if weights_K is None:
         return
     weights_K = weights_K.to(head_loss.device)
     head_loss.keypoint_loss = _WeightedKeypointLoss(head_loss.keypoint_loss, weights_K)
