@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib
+import itertools
 import json
 import os
 import time
@@ -79,22 +80,24 @@ def read_raypose(task: Task) -> Iterator[Iterator[np.ndarray]]:
     shards = ShardSet.open(task.url, NodeCache(task.cache, 50 << 30))
     pixels = PixelCache(task.cache / "pixels", 50 << 30, shards, SIDE_PX) if task.keep_pixels else None
     plan = Plan(shards.shard_sizes, seed=0, batch=BATCH, lanes=1, window=8192)
+    loader = TrainLoader(
+        shards,
+        plan,
+        [0],
+        nothing,
+        imgsz=SIDE_PX,
+        seed=0,
+        epochs=2,
+        start_step=0,
+        end_step=plan.steps_of(2),
+        loader_workers=task.workers,
+        kind=task.kind,
+        pixels=pixels,
+    )
+    batches = iter(loader)  # one for all epochs, as in training: like the others' persistent workers
     for epoch in (0, 1):
-        loader = TrainLoader(
-            shards,
-            plan,
-            [0],
-            nothing,
-            imgsz=SIDE_PX,
-            seed=0,
-            epochs=2,
-            start_step=plan.steps_of(epoch),
-            end_step=plan.steps_of(epoch + 1),
-            loader_workers=task.workers,
-            kind=task.kind,
-            pixels=pixels,
-        )
-        yield (batch.image_B3HW for (batch,) in loader)
+        steps = plan.steps_of(epoch + 1) - plan.steps_of(epoch)
+        yield (batch.image_B3HW for (batch,) in itertools.islice(batches, steps))
 
 
 # What the others share
