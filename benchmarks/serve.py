@@ -1,6 +1,6 @@
 """Requests a second and latency of `raypose serve` against FastAPI and LitServe over Ultralytics, on the same cores.
 
-    .venv/bin/python benchmarks/serve.py --weights runs/demo/weights/best.pt [--images FOLDER] [--seconds 20]
+    .venv/bin/python -m benchmarks.serve --weights runs/demo/weights/best.pt [--images FOLDER] [--seconds 20]
 
 Closed loop: each client asks again when it is answered, on one connection, with the images in turn. Contestants run one
 after the other, each for all numbers of clients. The clients share the machine with the server, as small as can be.
@@ -15,7 +15,6 @@ import base64
 import contextlib
 import json
 import os
-import platform
 import signal
 import socket
 import statistics
@@ -24,10 +23,11 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from urllib.request import urlopen
+
+from benchmarks.loader import machine
+from benchmarks.record import PACKAGES, record
 
 from raypose.data.synth import synthesize
 from raypose.vision.decode import decode_rgb
@@ -225,19 +225,14 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, contesta
 def _keep(
     points: Sequence[Point], summary: dict[str, float | None], arguments: argparse.Namespace, images: int
 ) -> None:
-    today = datetime.now(UTC).strftime("%Y-%m-%d")
-    machine = {"cpus": os.cpu_count(), "machine": platform.machine(), "python": platform.python_version()}
-    versions = {name: version(name) for name in ("raypose", "ray", "torch", "ultralytics", "openvino", "onnxruntime")}
-    content = {
+    result = {
+        "machine": machine(),
+        "settings": {"seconds": arguments.seconds, "images": images, "imgsz": 640, "weights": arguments.weights.name},
         "summary": summary,
         "points": [asdict(point) for point in points],
-        "settings": {"seconds": arguments.seconds, "images": images, "imgsz": 640, "weights": arguments.weights.name},
-        "machine": machine,
-        "versions": versions,
     }
-    results = HERE / "results"
-    (results / f"serve-{today}.json").write_text(json.dumps(content, indent=1) + "\n")
-    _plot(points, results / f"serve-{today}.png")
+    path = record("serve", result, packages=(*PACKAGES, "openvino", "onnxruntime"))
+    _plot(points, path.with_suffix(".png"))
 
 
 def _plot(points: Sequence[Point], path: Path) -> None:
