@@ -55,11 +55,11 @@ class Point:
 
 def main() -> None:
     arguments = _arguments()
-    images = arguments.images or _draw(arguments.work / "serve-images")
+    images = arguments.images or draw_images(arguments.work / "serve-images")
     bodies = [path.read_bytes() for path in sorted(images.glob("*.jpg"))[:64]]
     points: list[Point] = []
     for contestant in arguments.only or CONTESTANTS:
-        with _server(contestant, arguments.weights) as port:
+        with running_server(contestant, arguments.weights) as port:
             for clients in CLIENTS:
                 points.append(_measure(contestant, port, bodies, clients, arguments.seconds))
                 print(points[-1], flush=True)
@@ -93,11 +93,12 @@ def _summary(points: Sequence[Point], bare_ms: float) -> dict[str, float | None]
 
 
 def _measure(contestant: str, port: int, bodies: Sequence[bytes], clients: int, seconds: float) -> Point:
-    requests = _requests(contestant, bodies)
-    asyncio.run(_load(port, requests, clients, seconds / 4))  # warm: the first batches of a size are slow everywhere
+    requests = http_requests(contestant, bodies)
+    # Warm: the first batches of a size are slow everywhere.
+    asyncio.run(under_load(port, requests, clients, seconds / 4))
     before = _busy_s(port) if contestant.startswith("raypose") else 0.0
     started_s = time.perf_counter()
-    latencies_s, failed = asyncio.run(_load(port, requests, clients, seconds))
+    latencies_s, failed = asyncio.run(under_load(port, requests, clients, seconds))
     wall_s = time.perf_counter() - started_s
     busy = (_busy_s(port) - before) / wall_s if contestant.startswith("raypose") else None
     latencies_s.sort()
@@ -112,7 +113,7 @@ def _measure(contestant: str, port: int, bodies: Sequence[bytes], clients: int, 
     )
 
 
-def _requests(contestant: str, bodies: Sequence[bytes]) -> list[bytes]:
+def http_requests(contestant: str, bodies: Sequence[bytes]) -> list[bytes]:
     """As they go over the wire."""
     path, kind = "/v1/predict" if contestant.startswith("raypose") else "/predict", "image/jpeg"
     if contestant.startswith("litserve"):
@@ -125,7 +126,8 @@ def _requests(contestant: str, bodies: Sequence[bytes]) -> list[bytes]:
     ]
 
 
-async def _load(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], int]:
+async def under_load(port: int, requests: Sequence[bytes], clients: int, seconds: float) -> tuple[list[float], int]:
+    """Seconds of each answer that a closed loop of so many clients got, and how many requests failed."""
     latencies_s: list[float] = []
     failed = 0
     end_s = time.perf_counter() + seconds
@@ -137,7 +139,7 @@ async def _load(port: int, requests: Sequence[bytes], clients: int, seconds: flo
         while time.perf_counter() < end_s:
             start_s = time.perf_counter()
             writer.write(requests[number % len(requests)])
-            status, closes = await _response(reader)
+            status, closes = await read_response(reader)
             if status == 200:
                 latencies_s.append(time.perf_counter() - start_s)
             else:
@@ -153,7 +155,7 @@ async def _load(port: int, requests: Sequence[bytes], clients: int, seconds: flo
     return latencies_s, failed
 
 
-async def _response(reader: asyncio.StreamReader) -> tuple[int, bool]:
+async def read_response(reader: asyncio.StreamReader) -> tuple[int, bool]:
     """Status of the next response, read to its end, and whether the connection ends with it."""
     head = (await reader.readuntil(b"\r\n\r\n")).lower()
     if b"content-length:" in head:
@@ -172,11 +174,14 @@ def _busy_s(port: int) -> float:
 
 
 @contextlib.contextmanager
-def _server(contestant: str, weights: Path) -> Iterator[int]:
+def running_server(contestant: str, weights: Path, *, queue_images: int = 256) -> Iterator[int]:
+    """The port of a contestant's server, which ends with the block."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    process = subprocess.Popen(_command(contestant, weights, str(port)), env=_ENVIRONMENT, start_new_session=True)
+    process = subprocess.Popen(
+        _command(contestant, weights, str(port), queue_images), env=_ENVIRONMENT, start_new_session=True
+    )
     try:
         _wait_until_it_answers(process, port, contestant)
         yield port
@@ -188,11 +193,12 @@ def _server(contestant: str, weights: Path) -> Iterator[int]:
             os.killpg(process.pid, signal.SIGKILL)
 
 
-def _command(contestant: str, weights: Path, rest: str) -> list[str]:
+def _command(contestant: str, weights: Path, rest: str, queue_images: int = 0) -> list[str]:
     if contestant.startswith("raypose"):
         # Scores of bfloat16 move by more than the default allows.
         tolerance = [] if contestant == "raypose" else ["compute.score_tolerance=0.05"]
-        settings = [*tolerance, "compute.imgsz=640", "access.log=false", f"http.port={rest}", "limits.queue_images=256"]
+        limit = f"limits.queue_images={queue_images}"
+        settings = [*tolerance, "compute.imgsz=640", "access.log=false", f"http.port={rest}", limit]
         return [sys.executable, "-c", "from raypose.cli import main; main()", "serve", str(weights), *settings]
     if contestant.startswith("litserve"):
         return [str(HERE.parent / ".peers/bin/python"), str(HERE / "serve_litserve.py"), contestant, str(weights), rest]
@@ -213,7 +219,7 @@ def _wait_until_it_answers(process: subprocess.Popen[bytes], port: int, contesta
         if process.poll() is not None:
             sys.exit(f"{contestant} ended with exit code {process.returncode} before it answered")
         try:
-            latencies_s, _ = asyncio.run(_load(port, _requests(contestant, [body]), 1, 0.1))
+            latencies_s, _ = asyncio.run(under_load(port, http_requests(contestant, [body]), 1, 0.1))
             if latencies_s:
                 return
         except (OSError, asyncio.IncompleteReadError) as error:
@@ -253,7 +259,7 @@ def _plot(points: Sequence[Point], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _draw(folder: Path) -> Path:
+def draw_images(folder: Path) -> Path:
     """Drawn people in photographs of mixed sizes."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(40):
