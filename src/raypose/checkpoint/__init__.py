@@ -1,6 +1,6 @@
 """What a run saves of itself, and how it is kept, verified, found again and retired."""
 
-from raypose.checkpoint.locate import config_of_run, local_model, locate_model, run_of
+from raypose.checkpoint.locate import config_of_run, local_model, locate_model, run_of, version_of
 from raypose.checkpoint.state import RunIdentity, Snapshot, TrainProgress
 from raypose.checkpoint.store import (
     CheckpointState,
@@ -27,4 +27,5 @@ __all__ = [
     "locate_model",
     "run_of",
     "select_expired",
+    "version_of",
 ]

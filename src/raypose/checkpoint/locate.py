@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
@@ -70,6 +71,15 @@ def local_model(reference: str | Path, which: Which = "best") -> Iterator[Path]:
         yield local
 
 
+def version_of(path: Path) -> str:
+    """A name that differs where the content does: the checkpoint's own and 8 digits of a SHA-256."""
+    if path.is_file():
+        return f"{path.stem}-{_digest([path])}"
+    state = path / STATE  # holds the digests of its neighbours
+    files = [state] if state.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
+    return f"{path.name}-{_digest(files)}"
+
+
 def run_of(reference: str | Path) -> ObjectStore | None:
     """The run that `reference` names or lies in, if any."""
     nearest = islice(ancestry(str(reference)), 1 + _LEVELS_TO_RUN)
@@ -95,3 +105,12 @@ def _checkpoint_of_run(run: ObjectStore, which: Which) -> str:
         raise CheckpointError(f"{run.url}: the run has no complete checkpoint yet")
     chosen = saved[-1] if which == "last" else best_of(saved, config_of_run(run).checkpoint.best_metric)
     return checkpoints.place(chosen)
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()[:8]

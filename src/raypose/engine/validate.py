@@ -8,20 +8,17 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
-from queue import SimpleQueue
 from types import MappingProxyType
-
-import torch
 
 from raypose.data.reader import THREADS, read_images
 from raypose.data.shard_set import ShardSet
 from raypose.data.threads import map_in_threads
 from raypose.engine.world import World
 from raypose.evaluate import BY_COCO, Evaluation, Judge
-from raypose.inference import Fitted, Predictor
+from raypose.inference import Fitted, Predictor, lanes_of
 from raypose.structures import ImageResult, Poses, Sample
 
 _MAX_DECODING_THREADS = 8
@@ -71,10 +68,10 @@ def predict_chunks(
 
     While `threads` decode images, as many chunks are predicted at a time as keep the device busy.
     """
-    with _lanes(predictor) as lanes, closing(_fitted(predictor, shards, chunks, threads)) as fitted:
+    with lanes_of(predictor) as lanes, closing(_fitted(predictor, shards, chunks, threads)) as fitted:
 
         def predict(chunk: list[tuple[ImageResult, Fitted]]) -> list[ImageResult]:
-            with _one_of(lanes) as lane:
+            with lanes.one() as lane:
                 found = lane.predict_fitted([image for _, image in chunk])
             return [replace(labelled, poses=poses) for (labelled, _), poses in zip(chunk, found, strict=True)]
 
@@ -101,28 +98,3 @@ def _fitted(
 def _labelled(sample: Sample) -> ImageResult:
     nobody = Poses.empty(sample.people.keypoints_NK3.shape[1])
     return ImageResult(sample.id, sample.width, sample.height, sample.people, nobody)
-
-
-@contextmanager
-def _lanes(predictor: Predictor) -> Iterator[SimpleQueue[Predictor]]:
-    """Twins of a predictor, one for each thread that keeps its device busy."""
-    idle: SimpleQueue[Predictor] = SimpleQueue()
-    for _ in range(predictor.lanes):
-        idle.put(predictor.twin())
-    threads = torch.get_num_threads()
-    try:
-        yield idle
-    finally:
-        # What a thread sets for itself is also what threads to come start with.
-        torch.set_num_threads(threads)
-
-
-@contextmanager
-def _one_of(lanes: SimpleQueue[Predictor]) -> Iterator[Predictor]:
-    """A twin that is free, in a thread that computes alone from now on: see the top of this file."""
-    torch.set_num_threads(1)
-    lane = lanes.get()
-    try:
-        yield lane
-    finally:
-        lanes.put(lane)

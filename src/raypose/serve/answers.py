@@ -8,12 +8,12 @@ from functools import lru_cache
 from typing import Any, Literal
 
 import cv2
-import numpy as np
 
 from raypose.errors import DataError
+from raypose.inference import describe_people
 from raypose.serve.problem import Problem
 from raypose.serve.service import Predicted, Prediction
-from raypose.structures import Poses, Skeleton
+from raypose.structures import Skeleton
 from raypose.vision.draw import draw_poses, encode_png
 from raypose.vision.part_colours import part_colours
 
@@ -65,33 +65,10 @@ def _image(image: Prediction, skeleton: Skeleton, classes: tuple[str, ...], keyp
         "name": image.name,
         "width": image.width,
         "height": image.height,
-        "people": people(image.poses, skeleton, classes, keypoint_conf),
+        "people": describe_people(image.poses, skeleton, classes, keypoint_conf),
         "batch": image.batch,
         "timings_ms": {stage: round(seconds * 1000, 2) for stage, seconds in image.stage_s.items()},
     }
-
-
-def people(poses: Poses, skeleton: Skeleton, classes: tuple[str, ...], keypoint_conf: float) -> list[dict[str, Any]]:
-    """The people of one image, best first, in pixels of the image as it is looked at."""
-    box_N4 = np.round(poses.box_xyxy_N4.astype(np.float64), 2).tolist()
-    score_N = np.round(poses.score_N.astype(np.float64), 4).tolist()
-    xy_NK2 = np.round(poses.keypoints_NK3[..., :2].astype(np.float64), 2).tolist()
-    sure_NK = np.round(poses.keypoints_NK3[..., 2].astype(np.float64), 4).tolist()
-    return [
-        {
-            "box": box_4,
-            "score": score,
-            "class": classes[class_index],
-            "keypoints": [
-                {"name": name, "x": x, "y": y, "confidence": sure}
-                for name, (x, y), sure in zip(skeleton.names, xy_K2, sure_K, strict=True)
-                if sure >= keypoint_conf
-            ],
-        }
-        for box_4, score, class_index, xy_K2, sure_K in zip(
-            box_N4, score_N, poses.class_N.tolist(), xy_NK2, sure_NK, strict=True
-        )
-    ]
 
 
 def picture(image: Prediction, skeleton: Skeleton, kind: Picture, keypoint_conf: float | None) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 import threading
 import time
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from raypose.checkpoint import local_model, locate_model
+from raypose.checkpoint import local_model, locate_model, version_of
 from raypose.checkpoint.store import STATE, fetch_checkpoint
 from raypose.config.serve_schema import CanaryConfig, ComputeConfig
 from raypose.errors import CheckpointError, RayposeError
@@ -123,24 +122,6 @@ def _verified(path: Path, copy: Path) -> Path:
     copy.mkdir()
     fetch_checkpoint(open_store(str(path)), copy)
     return copy
-
-
-def version_of(path: Path) -> str:
-    """A name that differs where the content does: the checkpoint's own and 8 digits of a SHA-256."""
-    if path.is_file():
-        return f"{path.stem}-{_digest([path])}"
-    state = path / STATE  # holds the digests of its neighbours
-    files = [state] if state.is_file() else sorted(entry for entry in path.rglob("*") if entry.is_file())
-    return f"{path.name}-{_digest(files)}"
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as content:
-            while block := content.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()[:8]
 
 
 @dataclass(frozen=True, slots=True)
