@@ -5,6 +5,7 @@ from raypose.model.export import ExportFormat, ExportMetadata, export_model
 from raypose.model.optimizer import OptimizerChoice, accumulated_batches, build_optimizer, choose_optimizer
 from raypose.model.postprocess import RawPoses, select_poses
 from raypose.model.pretrained import TransferReport, load_model, load_pretrained
+from raypose.model.tracking import LEAST_TRACKED_CONF, Tracker, poses_above
 from raypose.model.yolo import (
     ModelSpec,
     build_model,
@@ -22,11 +23,13 @@ from raypose.model.yolo import (
 )
 
 __all__ = [
+    "LEAST_TRACKED_CONF",
     "ExportFormat",
     "ExportMetadata",
     "ModelSpec",
     "OptimizerChoice",
     "RawPoses",
+    "Tracker",
     "TransferReport",
     "accumulated_batches",
     "build_model",
@@ -43,6 +46,7 @@ __all__ = [
     "loss_names",
     "multiplies_bfloat16",
     "portable_copy",
+    "poses_above",
     "save_ultralytics",
     "select_poses",
     "set_epoch",

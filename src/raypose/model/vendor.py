@@ -8,6 +8,7 @@ switches from the environment, once, while it is imported.
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,4 +36,12 @@ Image.open = _pil_open
 np.set_printoptions(**_numpy_print_options)
 torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
 
-__all__ = ["MuSGD", "PoseModel", "get_cfg", "torch_safe_load", "ultralytics_version"]
+__all__ = ["MuSGD", "PoseModel", "byte_tracker", "get_cfg", "torch_safe_load", "ultralytics_version"]
+
+
+def byte_tracker(**settings: Any) -> Any:
+    """Its ByteTrack, with the settings of `bytetrack.yaml`. Imported on demand: few need it, and it brings `lap`."""
+    from ultralytics.trackers.byte_tracker import BYTETracker
+    from ultralytics.utils import IterableSimpleNamespace
+
+    return BYTETracker(IterableSimpleNamespace(**settings))
