@@ -12,9 +12,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raypose.api import compare, export, find_learning_rate, load, train, validate
+    from raypose.api import compare, export, find_learning_rate, load, predict, train, validate
 
-__all__ = ["compare", "export", "find_learning_rate", "load", "train", "validate"]
+__all__ = ["compare", "export", "find_learning_rate", "load", "predict", "train", "validate"]
 
 
 def __getattr__(name: str) -> Any:

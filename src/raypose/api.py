@@ -1,4 +1,4 @@
-"""What the command line does, for Python programs: train, load, validate, export.
+"""What the command line does, for Python programs: train, load, predict, validate, export.
 
 Models are named as on the command line: a run (its best checkpoint), a checkpoint, an Ultralytics `.pt` or an exported
 model, each by its path or its `s3://` URL.
@@ -7,19 +7,22 @@ model, each by its path or its `s3://` URL.
 from __future__ import annotations
 
 import json
+import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raypose.checkpoint import config_of_run, local_model, locate_model, run_of
+from raypose.checkpoint import config_of_run, local_model, locate_model, run_of, version_of
 from raypose.checkpoint.locate import CONFIG
 from raypose.config import RunConfig, ValConfig, load_config, parse_config
 from raypose.errors import CheckpointError, ConfigError
 from raypose.storage import ObjectStore, is_remote, open_parent, open_store
 
 if TYPE_CHECKING:
+    from raypose.batch import OutputFormat, PredictSummary, Progress, VideoFormat
     from raypose.data.shard_set import ShardSet
     from raypose.engine.lr_finder import RangeTest
     from raypose.evaluate import Evaluation
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from raypose.telemetry import Event, Reporter
     from raypose.tune.controller import View
     from raypose.tune.run import SweepResult
+    from raypose.vision.draw import KeypointText
 
 
 def train(
@@ -84,6 +88,50 @@ def load(
 
     with local_model(model) as path:
         return Predictor.load(path, imgsz, device=device, conf=conf, iou=iou, max_det=max_det)
+
+
+def predict(
+    model: str | Path,
+    source: str | Path,
+    out: str | Path,
+    *,
+    imgsz: int | None = None,
+    device: str = "auto",
+    conf: float = 0.25,
+    iou: float = 0.7,
+    batch: int = 8,
+    workers: int | None = None,
+    track: bool = False,
+    pictures: bool = True,
+    text: KeypointText = "none",
+    video_format: VideoFormat = "mp4",
+    format: OutputFormat = "jsonl",  # noqa: A002 - as on the command line
+    progress: Callable[[Progress], None] | None = None,
+) -> PredictSummary:
+    """People in images, videos, folders and shard sets, as `raypose predict` writes them to `out`.
+
+    Where `out` has a part of the same predictions, it goes on from there. Without `workers` it is done in this process,
+    else by so many Ray actors, on the cluster that RAY_ADDRESS names or on this machine. Raises ConfigError where `out`
+    has predictions of another model, source or setting; images that cannot be read end up in the result.
+    """
+    from raypose.batch import Settings, predict_source
+    from raypose.engine.candidate import Candidate
+    from raypose.launch.cluster import ray_cluster
+    from raypose.model import LEAST_TRACKED_CONF
+
+    place = locate_model(model)
+    place = place if is_remote(place) else str(Path(place).absolute())
+    if track and conf < LEAST_TRACKED_CONF:
+        raise ConfigError(f"conf {conf:g}: tracking needs at least {LEAST_TRACKED_CONF:g}")
+    least = LEAST_TRACKED_CONF if track else conf
+    candidate = Candidate(place, imgsz, conf=least, iou=iou, max_det=300, device=device, precision="float32")
+    with local_model(place) as local:
+        version = version_of(local)
+    settings = Settings(place, version, conf, iou, imgsz, track, pictures, text, video_format, format)
+    with nullcontext() if workers is None else ray_cluster(max(os.cpu_count() or 1, workers)):
+        return predict_source(
+            candidate.open, str(source), out, settings, workers=workers, batch=batch, on_progress=progress
+        )
 
 
 def validate(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shlex
 import shutil
@@ -366,7 +367,9 @@ def test_one_unreadable_image_does_not_stop_prediction_but_is_told(
     assert run(f"predict people/images --model {hand_model} --imgsz 64 --out found") == BAD_DATA
     (line,) = capfd.readouterr().err.splitlines()
     assert line.startswith("raypose: ") and IMAGE in line
-    assert len((workplace / "found/predictions.jsonl").read_text().splitlines()) == 5
+    told = (workplace / "found/predictions/part-000000.jsonl").read_text().splitlines()
+    assert [IMAGE.endswith(json.loads(line)["file"]) for line in told if "error" in line] == [True]
+    assert len(told) == 6
 
 
 def test_a_run_that_ended_before_its_first_checkpoint_can_be_resumed(workplace: Path) -> None:

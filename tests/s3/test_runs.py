@@ -13,13 +13,14 @@ from tests.s3.conftest import below
 
 import raypose
 from raypose import api
-from raypose.batch import PredictSummary, VideoFile, open_source, predict_source
+from raypose.batch import open_source
 from raypose.checkpoint import CheckpointStore, RunIdentity, Snapshot, TrainProgress, local_model, locate_model, run_of
 from raypose.config import RunConfig, TrainConfig, dump_config, load_config
 from raypose.errors import CheckpointError, ConfigError, DataError
 from raypose.model import ExportFormat, ModelSpec, build_model, load_pretrained, save_ultralytics
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import Skeleton
+from raypose.vision.video import VideoFile
 
 HANDS = Skeleton(("left_hand", "right_hand", "bell"), flip_pairs=((0, 1),))
 SPEC = ModelSpec("yolo11n-pose", HANDS, ("ringer",))
@@ -165,22 +166,24 @@ def test_the_configuration_that_a_run_keeps_holds_its_url_and_no_secret(s3_url: 
 
 
 def test_images_are_predicted_from_a_bucket_into_a_bucket(s3_url: str, local_run: Path) -> None:
-    store, predictor = open_store(s3_url), raypose.load(local_run, device="cpu")
+    store = open_store(s3_url)
     for name in ("b.png", "a/one.jpg", ".hidden.png", "notes.txt"):
         encoded = cv2.imencode(
             Path(name).suffix if "." in name[1:] and "txt" not in name else ".png", np.zeros((32, 48, 3), np.uint8)
         )
         store.write(f"in/{name}", encoded[1].tobytes())
     store.write("in/c.jpg", b"no image")
-    summary = predict_source(predictor, below(s3_url, "in"), below(s3_url, "out"), skeleton=HANDS)
-    assert (summary.images, len(summary.failures)) == (2, 1)
+    source, out = below(s3_url, "in"), below(s3_url, "out")
+    summary = raypose.predict(local_run, source, out, device="cpu")
+    assert (summary.images, summary.failed) == (2, 1)
     assert below(s3_url, "in/c.jpg") in summary.failures[0]
-    rows = [json.loads(line) for line in store.read("out/predictions.jsonl").splitlines()]
-    assert [row["file"] for row in rows] == ["a/one.jpg", "b.png"]
-    assert [entry.key for entry in store.list("out/pictures/")] == ["out/pictures/a/one.jpg", "out/pictures/b.jpg"]
-    assert predict_source(predictor, below(s3_url, "in/b.png"), below(s3_url, "out"), skeleton=HANDS).images == 1
+    rows = [json.loads(line) for line in store.read("out/predictions/part-000000.jsonl").splitlines()]
+    assert [row["file"] for row in rows] == ["a/one.jpg", "b.png", "c.jpg"]
+    assert [entry.key for entry in store.list("out/pictures/")] == ["out/pictures/a/one.jpg", "out/pictures/b.png.jpg"]
+    assert raypose.predict(local_run, source, out, device="cpu").resumed == 3
+    assert raypose.predict(local_run, below(s3_url, "in/b.png"), below(s3_url, "one"), device="cpu").images == 1
     with pytest.raises(DataError, match="overwrite"):
-        predict_source(predictor, below(s3_url, "out/pictures"), below(s3_url, "out"), skeleton=HANDS)
+        raypose.predict(local_run, below(s3_url, "new/pictures"), below(s3_url, "new"), device="cpu")
     with pytest.raises(DataError, match="no such object"):
         open_source(below(s3_url, "nothing"))
 
@@ -191,10 +194,7 @@ def test_a_video_is_predicted_from_a_bucket_into_a_bucket(s3_url: str, local_run
         writer.write(np.full((48, 64, 3), value * 40, np.uint8))
     writer.release()
     open_store(s3_url).upload(tmp_path / "clip.mp4", "clip.mp4")
-    summary: PredictSummary = predict_source(
-        raypose.load(local_run, device="cpu"), below(s3_url, "clip.mp4"), below(s3_url, "out"), skeleton=HANDS
-    )
-    assert summary.images == 5
-    drawn = open_source(below(s3_url, "out/pictures/clip.mp4"))
-    assert isinstance(drawn, VideoFile)
-    assert len(list(drawn)) == 5
+    clip, out = below(s3_url, "clip.mp4"), below(s3_url, "out")
+    assert raypose.predict(local_run, clip, out, device="cpu").images == 5
+    open_store(out).download("pictures/clip.mp4", tmp_path / "drawn.mp4")
+    assert len(list(VideoFile.open(tmp_path / "drawn.mp4", "drawn").frames())) == 5

@@ -1,28 +1,35 @@
-"""Prediction over images, folders, globs and videos, and what it leaves behind."""
+"""Prediction over images, folders, globs, shard sets and videos, and what it leaves behind."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+from tests.data_sets import build_synthetic
 
-from raypose.batch import Frame, ImageFiles, Unreadable, VideoFile, VideoFormat, open_source, predict_source
+from raypose.batch import PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
+from raypose.batch import plan as plans
+from raypose.batch.plan import Part
 from raypose.errors import ConfigError, DataError, StorageError
+from raypose.inference import Fitted
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
+from raypose.vision.video import VideoFile
 
 HANDS = Skeleton(names=("left_hand", "right_hand"), edges=((0, 1),), flip_pairs=((0, 1),))
+PLAIN = Settings("brightest", "v1", pictures=False)
 
 
 @dataclass(frozen=True)
 class Spec:
     class_names: tuple[str, ...] = ("person", "robot")
+    skeleton: Skeleton = HANDS
 
 
 @dataclass
@@ -31,10 +38,17 @@ class BrightestPixel:
 
     spec: Spec = field(default_factory=Spec)
     batches: list[int] = field(default_factory=list)
+    lanes: int = 1
 
-    def predict(self, images: Sequence[ImageArray]) -> list[Poses]:
+    def twin(self) -> BrightestPixel:
+        return self
+
+    def fit(self, image: ImageArray, where: str) -> Fitted:
+        return Fitted(image.shape[1], (image,), (), ())
+
+    def predict_fitted(self, images: Sequence[Fitted]) -> list[Poses]:
         self.batches.append(len(images))
-        return [self._one(image) for image in images]
+        return [self._one(image.canvases[0]) for image in images]
 
     def _one(self, image: ImageArray) -> Poses:
         red_HW = image[..., 0].astype(int)
@@ -46,6 +60,12 @@ class BrightestPixel:
             np.ones(1, np.int64)[:count],
             np.array([[[x, y, 0.9], [x + 3, y, 0.2]]], np.float32)[:count],
         )
+
+
+def predicted(
+    source: Path | str, out: Path, settings: Settings = PLAIN, predictor: BrightestPixel | None = None, **options: Any
+) -> PredictSummary:
+    return predict_source(lambda: predictor or BrightestPixel(), str(source), out, settings, **options)
 
 
 def picture(x: int = 20, y: int = 10, *, width: int = 48, height: int = 32) -> ImageArray:
@@ -69,37 +89,32 @@ def write_video(path: Path, frames: int = 10, fps: float = 12.0) -> Path:
     return path
 
 
-def lines(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+def rows(out: Path) -> list[dict[str, Any]]:
+    parts = sorted((out / "predictions").glob("*.jsonl"))
+    return [json.loads(line) for part in parts for line in part.read_text().splitlines()]
 
 
-def names(source: ImageFiles | VideoFile) -> list[str]:
-    return [item.name for item in source]
-
-
-def test_a_single_image_is_read_as_rgb(tmp_path: Path) -> None:
-    (frame,) = open_source(str(write_image(tmp_path / "a.png")))
-    assert isinstance(frame, Frame)
-    assert (frame.name, frame.index) == ("a.png", 0)
-    assert frame.image_HW3[10, 20].tolist() == [255, 0, 0]
+def video_at(path: Path) -> VideoFile:
+    return VideoFile.open(path, str(path))
 
 
 def test_a_folder_is_searched_recursively_in_order_without_hidden_or_foreign_files(tmp_path: Path) -> None:
     for name in ("b.png", "a/z.PNG", "a/.hidden.png", ".cache/c.png"):
         write_image(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
-    assert names(open_source(str(tmp_path))) == ["a/z.PNG", "b.png"]
+    (tmp_path / "clip.mp4").write_bytes(b"")
+    assert open_source(str(tmp_path)) == Source(str(tmp_path), ("a/z.PNG", "b.png"), ("clip.mp4",))
 
 
 def test_a_glob_names_files_below_its_fixed_part(tmp_path: Path) -> None:
     for name in ("x/1.png", "x/deep/2.png", "y/3.png"):
         write_image(tmp_path / name)
-    assert names(open_source(f"{tmp_path}/x/**/*.png")) == ["1.png", "deep/2.png"]
-    assert names(open_source(f"{tmp_path}/*/?.png")) == ["x/1.png", "y/3.png"]
+    assert open_source(f"{tmp_path}/x/**/*.png").images == ("1.png", "deep/2.png")
+    assert open_source(f"{tmp_path}/*/?.png").images == ("x/1.png", "y/3.png")
 
 
 def test_an_existing_file_with_brackets_in_its_name_is_no_glob(tmp_path: Path) -> None:
-    assert names(open_source(str(write_image(tmp_path / "shot[1].png")))) == ["shot[1].png"]
+    assert open_source(str(write_image(tmp_path / "shot[1].png"))).images == ("shot[1].png",)
 
 
 @pytest.mark.parametrize("source", ["missing", "missing/*.png", "empty", "text.txt"])
@@ -110,32 +125,11 @@ def test_a_source_without_images_is_refused_by_name(tmp_path: Path, source: str)
         open_source(str(tmp_path / source))
 
 
-def test_a_folder_of_videos_says_to_predict_them_one_at_a_time(tmp_path: Path) -> None:
-    write_video(tmp_path / "clip.mp4", frames=2)
-    with pytest.raises(DataError, match="one at a time"):
-        open_source(str(tmp_path))
-
-
-def test_a_video_gives_its_frames_and_rate(tmp_path: Path) -> None:
-    source = open_source(str(write_video(tmp_path / "clip.mp4")))
-    assert isinstance(source, VideoFile)
-    assert source.fps == pytest.approx(12.0)
-    frames = list(source)
-    assert [frame.index for frame in frames if isinstance(frame, Frame)] == list(range(10))
-    assert not any(isinstance(frame, Unreadable) for frame in frames)
-
-
-def test_a_file_that_only_claims_to_be_a_video_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "clip.mp4").write_bytes(b"not a video")
-    with pytest.raises(DataError, match=r"clip\.mp4"):
-        open_source(str(tmp_path / "clip.mp4"))
-
-
 def test_every_image_gets_one_line_with_named_keypoints(tmp_path: Path) -> None:
     write_image(tmp_path / "in" / "a.png")
     write_image(tmp_path / "in" / "sub" / "dark.png", np.zeros((8, 9, 3), np.uint8))
-    summary = predict_source(BrightestPixel(), str(tmp_path / "in"), tmp_path / "out", skeleton=HANDS)
-    assert lines(tmp_path / "out") == [
+    summary = predicted(tmp_path / "in", tmp_path / "out")
+    assert rows(tmp_path / "out") == [
         {
             "file": "a.png",
             "width": 48,
@@ -156,73 +150,158 @@ def test_every_image_gets_one_line_with_named_keypoints(tmp_path: Path) -> None:
     ]
     assert (summary.images, summary.people, summary.failures) == (2, 1, ())
     assert "2 images, 1 people" in str(summary)
+    assert json.loads((tmp_path / "out/summary.json").read_text())["people"] == 1
+
+
+def test_images_of_one_shape_go_through_the_model_together_and_lines_keep_the_order(tmp_path: Path) -> None:
+    for index in range(6):
+        write_image(tmp_path / "in" / f"{index}.png", picture(width=48 if index % 2 else 64))
+    predictor = BrightestPixel()
+    predicted(tmp_path / "in", tmp_path / "out", predictor=predictor, batch=2)
+    assert sorted(predictor.batches) == [1, 1, 2, 2]
+    assert [row["file"] for row in rows(tmp_path / "out")] == [f"{index}.png" for index in range(6)]
 
 
 def test_pictures_keep_their_paths_and_never_overwrite_each_other(tmp_path: Path) -> None:
-    write_image(tmp_path / "in" / "sub" / "a.png")
-    write_image(tmp_path / "in" / "sub" / "a.bmp")
-    predict_source(BrightestPixel(), str(tmp_path / "in"), tmp_path / "out", skeleton=HANDS)
+    for name in ("a.png", "a.bmp", "b.jpg"):
+        write_image(tmp_path / "in" / "sub" / name)
+    predicted(tmp_path / "in", tmp_path / "out", replace(PLAIN, pictures=True))
     drawn = sorted((tmp_path / "out" / "pictures").rglob("*.*"))
-    assert [path.name for path in drawn] == ["a.jpg", "a.png.jpg"]
+    assert [path.name for path in drawn] == ["a.bmp.jpg", "a.png.jpg", "b.jpg"]
     assert cv2.imread(str(drawn[0])).shape == (32, 48, 3)
 
 
-def test_without_pictures_only_the_lines_are_written(tmp_path: Path) -> None:
-    source = write_image(tmp_path / "a.png")
-    predict_source(BrightestPixel(), str(source), tmp_path / "out", skeleton=HANDS, pictures=False)
-    assert [path.name for path in (tmp_path / "out").iterdir()] == ["predictions.jsonl"]
-
-
-def test_one_bad_image_is_reported_by_name_and_the_others_are_predicted(tmp_path: Path) -> None:
+def test_one_bad_image_is_told_in_its_place_and_the_others_are_predicted(tmp_path: Path) -> None:
     for name in ("a.png", "c.png"):
         write_image(tmp_path / "in" / name)
     (tmp_path / "in" / "b.jpg").write_bytes(b"no image")
-    summary = predict_source(BrightestPixel(), str(tmp_path / "in"), tmp_path / "out", skeleton=HANDS)
-    assert [line["file"] for line in lines(tmp_path / "out")] == ["a.png", "c.png"]
-    assert len(summary.failures) == 1
-    assert "b.jpg" in summary.failures[0]
-    assert "1 failed" in str(summary)
+    for kind in ("jsonl", "parquet"):
+        summary = predicted(tmp_path / "in", tmp_path / kind, replace(PLAIN, format=kind))
+        assert (summary.images, summary.failed) == (2, 1)
+        assert "b.jpg" in summary.failures[0]
+        assert "1 failed" in str(summary)
+    told = rows(tmp_path / "jsonl")
+    assert [row["file"] for row in told] == ["a.png", "b.jpg", "c.png"]
+    assert ["error" in row for row in told] == [False, True, False]
 
 
-def test_images_are_predicted_in_batches_and_progress_is_told(tmp_path: Path) -> None:
+def test_rows_of_parquet_say_the_same_as_lines_of_json(tmp_path: Path) -> None:
+    import pyarrow.parquet
+
+    write_image(tmp_path / "in" / "a.png")
+    predicted(tmp_path / "in", tmp_path / "lines")
+    predicted(tmp_path / "in", tmp_path / "rows", replace(PLAIN, format="parquet"))
+    (row,) = pyarrow.parquet.read_table(tmp_path / "rows" / "predictions").to_pylist()
+    (line,) = rows(tmp_path / "lines")
+    assert (row["file"], row["width"], row["frame"], row["error"]) == ("a.png", 48, None, None)
+    (person,), (expected,) = row["people"], line["people"]
+    assert person["box"] == expected["box"]
+    assert [point["name"] for point in person["keypoints"]] == ["left_hand", "right_hand"]
+    assert person["keypoints"][0]["confidence"] == pytest.approx(0.9)
+
+
+def test_progress_is_told_while_images_are_predicted(tmp_path: Path) -> None:
     for index in range(5):
         write_image(tmp_path / "in" / f"{index}.png")
-    predictor, heard = BrightestPixel(), []
-    predict_source(
-        predictor,
-        str(tmp_path / "in"),
-        tmp_path / "out",
-        skeleton=HANDS,
-        batch=2,
-        on_progress=lambda done, total: heard.append((done, total)),
-    )
-    assert predictor.batches == [2, 2, 1]
-    assert heard == [(2, 5), (4, 5), (5, 5)]
+    heard: list[Progress] = []
+    predicted(tmp_path / "in", tmp_path / "out", batch=2, on_progress=heard.append)
+    assert [progress.images for progress in heard] == [2, 4, 5, 5]
+    assert (heard[-1].done, heard[-1].inputs) == (5, 5)
+
+
+def test_the_samples_of_a_shard_set_are_predicted_by_their_ids(tmp_path: Path) -> None:
+    shards = build_synthetic(tmp_path) / "val"
+    summary = predicted(shards, tmp_path / "out")
+    told = [row["file"] for row in rows(tmp_path / "out")]
+    assert len(told) == len(set(told)) == summary.inputs == summary.images > 0
+
+
+def test_who_comes_again_does_what_is_missing_and_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plans, "IMAGES_A_PART", 2)
+    for index in range(6):
+        write_image(tmp_path / "in" / f"{index}.png")
+    (tmp_path / "in" / "1.png").write_bytes(b"no image")
+
+    class Breaks(BrightestPixel):
+        def predict_fitted(self, images: Sequence[Fitted]) -> list[Poses]:
+            if sum(self.batches) + len(images) > 3:
+                raise RuntimeError("out of memory")
+            return super().predict_fitted(images)
+
+    with pytest.raises(RuntimeError):
+        predicted(tmp_path / "in", tmp_path / "out", predictor=Breaks())
+    begun = rows(tmp_path / "out")
+    assert [row["file"] for row in begun] == ["0.png", "1.png", "2.png", "3.png"]
+    assert not (tmp_path / "out/summary.json").exists()
+
+    again = BrightestPixel()
+    summary = predicted(tmp_path / "in", tmp_path / "out", predictor=again)
+    assert again.batches == [2]
+    assert [row["file"] for row in rows(tmp_path / "out")] == [f"{index}.png" for index in range(6)]
+    assert (summary.images, summary.people, summary.failed, summary.resumed) == (5, 5, 1, 4)
+    assert predicted(tmp_path / "in", tmp_path / "out", predictor=again).images == 5
+    assert again.batches == [2]
+
+
+def test_predictions_of_something_else_are_refused_with_what_differs(tmp_path: Path) -> None:
+    source = write_image(tmp_path / "in" / "a.png")
+    predicted(source, tmp_path / "out")
+    with pytest.raises(ConfigError, match=r"with version v1, not v2, and with conf 0\.25, not 0\.5; .*another --out"):
+        predicted(source, tmp_path / "out", replace(PLAIN, version="v2", conf=0.5))
+    with pytest.raises(ConfigError, match=r"of .*a\.png, not of .*in"):
+        predicted(source.parent, tmp_path / "out")
+
+
+def test_a_plan_that_cannot_be_read_is_said(tmp_path: Path) -> None:
+    predicted(write_image(tmp_path / "a.png"), tmp_path / "out")
+    (tmp_path / "out/plan.json").write_text('{"version": 99}')
+    with pytest.raises(DataError, match=r"plan\.json.*version 99.*another --out"):
+        predicted(tmp_path / "a.png", tmp_path / "out")
+
+
+@pytest.mark.parametrize("part", [Part(3, images=("a", "b")), Part(0, video="c.mp4"), Part(1, start=128, stop=256)])
+def test_a_part_survives_being_written_down(part: Part) -> None:
+    assert Part.from_dict(json.loads(json.dumps(part.to_dict()))) == part
 
 
 def test_a_video_becomes_an_annotated_video_and_a_line_a_frame(tmp_path: Path) -> None:
     source = write_video(tmp_path / "clip.mp4")
-    summary = predict_source(BrightestPixel(), str(source), tmp_path / "out", skeleton=HANDS, batch=4)
-    assert summary.images == 10
-    assert [line["frame"] for line in lines(tmp_path / "out")] == list(range(10))
-    found_x = [line["people"][0]["keypoints"][0]["x"] for line in lines(tmp_path / "out")]
+    summary = predicted(source, tmp_path / "out", replace(PLAIN, pictures=True), batch=4)
+    assert (summary.inputs, summary.images) == (1, 10)
+    assert [row["frame"] for row in rows(tmp_path / "out")] == list(range(10))
+    found_x = [row["people"][0]["keypoints"][0]["x"] for row in rows(tmp_path / "out")]
     assert found_x == sorted(found_x)
-    annotated = open_source(str(tmp_path / "out" / "pictures" / "clip.mp4"))
-    assert isinstance(annotated, VideoFile)
+    annotated = video_at(tmp_path / "out" / "pictures" / "clip.mp4")
     assert annotated.fps == pytest.approx(12.0)
-    assert len(list(annotated)) == 10
+    assert len(list(annotated.frames())) == 10
+
+
+def test_videos_and_images_of_a_folder_are_predicted_together(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    write_video(tmp_path / "in" / "clip.mp4", frames=3)
+    (tmp_path / "in" / "false.mp4").write_bytes(b"not a video")
+    summary = predicted(tmp_path / "in", tmp_path / "out")
+    assert (summary.inputs, summary.images, summary.failed) == (3, 4, 1)
+    assert "false.mp4" in summary.failures[0]
+    assert {row["file"] for row in rows(tmp_path / "out")} == {"a.png", "clip.mp4", "false.mp4"}
+
+
+def test_a_person_keeps_the_number_through_a_tracked_video(tmp_path: Path) -> None:
+    source = write_video(tmp_path / "clip.mp4", frames=8)
+    predicted(source, tmp_path / "out", replace(PLAIN, track=True))
+    assert [row["people"][0]["id"] for row in rows(tmp_path / "out")] == [1] * 8
 
 
 def test_a_video_can_be_written_for_browsers(tmp_path: Path) -> None:
     source = write_video(tmp_path / "clip.mp4")
-    predict_source(BrightestPixel(), str(source), tmp_path / "out", skeleton=HANDS, video_format="webm")
+    predicted(source, tmp_path / "out", replace(PLAIN, pictures=True, video_format="webm"))
     (written,) = (tmp_path / "out" / "pictures").iterdir()
-    assert written.name == "clip.webm"
+    assert written.name == "clip.mp4.webm"
     assert written.read_bytes()[:4] == b"\x1aE\xdf\xa3"  # Matroska
     assert b"V_VP8" in written.read_bytes()
-    annotated = open_source(str(written))
-    assert isinstance(annotated, VideoFile)
-    assert len(list(annotated)) == 10
+    assert len(list(video_at(written).frames())) == 10
 
 
 @pytest.mark.parametrize("video_format", ["mp4", "webm"])
@@ -231,53 +310,43 @@ def test_a_video_of_odd_size_keeps_all_its_frames(tmp_path: Path, video_format: 
     for _ in range(5):
         writer.write(np.full((47, 65, 3), 200, np.uint8))
     writer.release()
-    summary = predict_source(
-        BrightestPixel(), str(tmp_path / "odd.avi"), tmp_path / "out", skeleton=HANDS, video_format=video_format
-    )
-    assert summary.images == 5
-    assert len(list(open_source(str(tmp_path / "out" / "pictures" / f"odd.{video_format}")))) == 5
+    settings = replace(PLAIN, pictures=True, video_format=video_format)
+    assert predicted(tmp_path / "odd.avi", tmp_path / "out", settings).images == 5
+    assert len(list(video_at(tmp_path / "out" / "pictures" / f"odd.avi.{video_format}").frames())) == 5
 
 
 def test_names_are_written_beside_keypoints_where_they_are_asked_for(tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.png", picture(100, 80, width=320, height=240))
     for text in ("none", "names"):
-        predict_source(BrightestPixel(), str(source), tmp_path / text, skeleton=HANDS, keypoint_text=text)
-    plain, named = (cv2.imread(str(tmp_path / text / "pictures" / "a.jpg")).astype(int) for text in ("none", "names"))
+        predicted(source, tmp_path / text, replace(PLAIN, pictures=True, text=text))
+    plain, named = (
+        cv2.imread(str(tmp_path / text / "pictures" / "a.png.jpg")).astype(int) for text in ("none", "names")
+    )
     assert (np.abs(named - plain).max(axis=2) > 60).sum() > 50
 
 
 def test_a_video_that_breaks_off_is_reported_after_the_frames_it_has(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mkv", frames=60)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    summary = predict_source(BrightestPixel(), str(path), tmp_path / "out", skeleton=HANDS)
+    summary = predicted(path, tmp_path / "out")
     assert 0 < summary.images < 50
-    assert len(lines(tmp_path / "out")) == summary.images
+    assert len(rows(tmp_path / "out")) == summary.images + 1
     assert "of 60 frames" in summary.failures[0]
 
 
 def test_predicting_the_pictures_of_the_same_output_is_refused(tmp_path: Path) -> None:
     write_image(tmp_path / "out" / "pictures" / "a.png")
     with pytest.raises(DataError, match="overwrite"):
-        predict_source(BrightestPixel(), str(tmp_path / "out" / "pictures"), tmp_path / "out", skeleton=HANDS)
+        predicted(tmp_path / "out" / "pictures", tmp_path / "out", replace(PLAIN, pictures=True))
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.png")
     with pytest.raises(StorageError, match=r"a\.png"):
-        predict_source(BrightestPixel(), str(source), source, skeleton=HANDS)
+        predicted(source, source)
 
 
-def test_predictions_appear_only_when_all_are_made(tmp_path: Path) -> None:
-    class Breaks(BrightestPixel):
-        def predict(self, images: Sequence[ImageArray]) -> list[Poses]:
-            raise RuntimeError("out of memory")
-
-    source = write_image(tmp_path / "a.png")
-    with pytest.raises(RuntimeError):
-        predict_source(Breaks(), str(source), tmp_path / "out", skeleton=HANDS)
-    assert not (tmp_path / "out" / "predictions.jsonl").exists()
-
-
-def test_an_empty_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="batch 0"):
-        predict_source(BrightestPixel(), str(tmp_path), tmp_path / "out", skeleton=HANDS, batch=0)
+@pytest.mark.parametrize("option", ["batch", "workers"])
+def test_nobody_and_nothing_at_a_time_are_refused(tmp_path: Path, option: str) -> None:
+    with pytest.raises(ConfigError, match=f"{option} 0"):
+        predicted(tmp_path, tmp_path / "out", **{option: 0})

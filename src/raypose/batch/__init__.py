@@ -1,15 +1,17 @@
-"""Prediction over what a user has: images, folders, globs and videos."""
+"""Prediction over what a user has: images, folders, globs, shard sets and videos, here or all over a cluster."""
 
-from raypose.batch.predict import PosePredictor, PredictSummary, VideoFormat, predict_source
-from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open_source
+from raypose.batch.plan import OutputFormat, Settings, VideoFormat
+from raypose.batch.predict import PredictSummary, Progress, predict_source
+from raypose.batch.sources import Source, open_source
+from raypose.batch.work import PosePredictor
 
 __all__ = [
-    "Frame",
-    "ImageFiles",
+    "OutputFormat",
     "PosePredictor",
     "PredictSummary",
-    "Unreadable",
-    "VideoFile",
+    "Progress",
+    "Settings",
+    "Source",
     "VideoFormat",
     "open_source",
     "predict_source",

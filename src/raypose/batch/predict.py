@@ -1,266 +1,186 @@
-"""Predict a whole source: one line of JSON an image, and pictures or a video with the skeletons drawn in."""
+"""Predict a whole source: a file of results for each part of it, pictures, and in the end a summary.
+
+All that a run remembers lies in its output. So it goes on from there, wherever and however it ended, and each input has
+one result.
+"""
 
 from __future__ import annotations
 
 import json
-import tempfile
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
-from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from typing import Any, Literal, Protocol, Self
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
-import cv2
+from raypose.batch.plan import PARTS_FOLDER, Part, Plan, Settings, settle_plan
+from raypose.batch.results import Tally, read_tally
+from raypose.batch.work import PartWork, PosePredictor
+from raypose.data.threads import map_in_threads
+from raypose.errors import ConfigError
+from raypose.inference import lanes_of
+from raypose.storage import ObjectStore, open_store, require_writable
 
-from raypose.batch.sources import Frame, ImageFiles, Unreadable, VideoFile, open_source
-from raypose.errors import ConfigError, DataError, StorageError
-from raypose.storage import ObjectStore, ancestry, open_store, require_writable
-from raypose.structures import ImageArray, Poses, Skeleton
-from raypose.vision.draw import KeypointText, draw_poses, encode_jpeg
+SUMMARY_FILE = "summary.json"
+_SHOWN_FAILURES = 100
+_READERS = 8
 
-PREDICTIONS_FILE = "predictions.jsonl"
-PICTURES_FOLDER = "pictures"
-_WRITERS = 4
-_PENDING = 16
-"""Pictures that wait to be written before prediction waits for them."""
-
-VideoFormat = Literal["mp4", "webm"]
-_CODECS: dict[VideoFormat, str] = {"mp4": "mp4v", "webm": "VP80"}
+Opener = Callable[[], PosePredictor]
+"""Opens the model; pickles, because workers open it themselves."""
 
 
-class _Spec(Protocol):
-    @property
-    def class_names(self) -> tuple[str, ...]: ...
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far it is: `done` of `inputs`, `resumed` of them from before; and this run's `images` in `seconds`."""
 
-
-class PosePredictor(Protocol):
-    """What prediction needs of `raypose.inference.Predictor`."""
-
-    @property
-    def spec(self) -> _Spec: ...
-
-    def predict(self, images: Sequence[ImageArray]) -> list[Poses]:
-        """The people of each HW3 RGB image."""
+    done: int
+    inputs: int
+    resumed: int
+    images: int
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class PredictSummary:
-    """What came of a source. `failures` has one line for each image that could not be read."""
+    """What came of a source. `failures` are the first lines of what could not be read, `failed` says how many.
 
+    `resumed` of the inputs were there from an earlier run; the rate is that of this one.
+    """
+
+    inputs: int
     images: int
     people: int
+    failed: int
     failures: tuple[str, ...]
+    resumed: int
     wall_s: float
+    images_per_second: float
     out: str
 
-    @property
-    def images_per_second(self) -> float:
-        return self.images / self.wall_s if self.wall_s > 0 else 0.0
-
     def __str__(self) -> str:
-        failed = f", {len(self.failures)} failed" if self.failures else ""
+        failed = f", {self.failed} failed" if self.failed else ""
+        resumed = f", {self.resumed} of {self.inputs} inputs from before" if self.resumed else ""
         return (
-            f"{self.images} images, {self.people} people{failed}, {self.wall_s:.1f} s"
+            f"{self.images} images, {self.people} people{failed}{resumed}, {self.wall_s:.1f} s"
             f" ({self.images_per_second:.1f} images/s): {self.out}"
         )
 
 
 def predict_source(
-    predictor: PosePredictor,
+    open_predictor: Opener,
     source: str,
     out: str | Path,
+    settings: Settings,
     *,
-    skeleton: Skeleton,
-    pictures: bool = True,
-    keypoint_text: KeypointText = "none",
-    video_format: VideoFormat = "mp4",
+    workers: int | None = None,
     batch: int = 8,
-    on_progress: Callable[[int, int], None] | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
 ) -> PredictSummary:
-    """Write `predictions.jsonl` and, below `pictures/`, a .jpg for each image or an .mp4 or .webm for a video to `out`.
+    """Write `predictions/part-….jsonl` (or .parquet), `pictures/` and `summary.json` to `out`.
 
-    `source` and `out` are paths or `s3://` URLs. An image that cannot be read is counted in the summary, the others go
-    on. `on_progress` hears how many images are done, and how many there are (0 where a video does not say).
-    `predictions.jsonl` appears when all is done.
+    `source` and `out` are paths or `s3://` URLs. Without `workers` this process predicts, else so many actors of the
+    Ray that is connected; the files are the same. What cannot be read is told in its place, the others go on. Raises
+    ConfigError where `out` has predictions of something else, DataError where there is nothing to predict.
     """
-    if batch < 1:
-        raise ConfigError(f"batch {batch} predicts nothing; use 1 or more")
-    opened = open_source(source)
+    for name, value in (("batch", batch), ("workers", workers)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name} {value} predicts nothing; use 1 or more")
     store = open_store(str(out))
-    pictures_store = store.child(PICTURES_FOLDER)
-    if pictures:
-        _refuse_to_overwrite(opened, pictures_store)
     require_writable(store, "out")
-    failures: list[str] = []
-    images = people = 0
-    started_s = time.perf_counter()
-    with ExitStack() as stack:
-        pen = _Pen(skeleton, keypoint_text)
-        drawing = stack.enter_context(_picture_writer(opened, pictures_store, pen, video_format)) if pictures else None
-        partial = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="raypose-predict-")), PREDICTIONS_FILE)
-        lines = stack.enter_context(partial.open("w", encoding="utf-8"))
-        for frames in _batches(opened, batch, failures):
-            for frame, poses in zip(frames, predictor.predict([frame.image_HW3 for frame in frames]), strict=True):
-                record = _record(frame, poses, skeleton, predictor.spec.class_names)
-                if isinstance(opened, VideoFile):
-                    record["frame"] = frame.index
-                lines.write(json.dumps(record) + "\n")
-                people += len(poses)
-                if drawing:
-                    drawing.add(frame, poses)
-            images += len(frames)
-            if on_progress:
-                on_progress(images + len(failures), len(opened))
-        if drawing:
-            drawing.finish()
-        lines.close()
-        store.upload(partial, PREDICTIONS_FILE)
-    return PredictSummary(images, people, tuple(failures), time.perf_counter() - started_s, str(out))
+    plan = settle_plan(store, source, settings)
+    course = _Course(plan.inputs, on_progress or (lambda progress: None))
+    missing = _take_up(plan, store, course)
+    if missing:
+        for part, tally in _predicted(plan, missing, store, open_predictor, workers, batch, course):
+            course.add(part, tally)
+    summary = course.summary(str(out))
+    store.write(SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
+    return summary
 
 
-def _batches(source: ImageFiles | VideoFile, batch: int, failures: list[str]) -> Iterator[list[Frame]]:
-    """Frames in lists of `batch`; what cannot be read goes to `failures`."""
-    frames: list[Frame] = []
-    for item in source:
-        if isinstance(item, Unreadable):
-            failures.append(str(item.error))
-            continue
-        frames.append(item)
-        if len(frames) == batch:
-            yield frames
-            frames = []
-    if frames:
-        yield frames
+def _take_up(plan: Plan, store: ObjectStore, course: _Course) -> list[Part]:
+    """Count what is published already; the parts that are not."""
+    published = {entry.key for entry in store.list(f"{PARTS_FOLDER}/")}
+    done = [part for part in plan.parts if plan.key_of(part) in published]
+    kind = plan.settings.format
+    tallies = map_in_threads(
+        lambda part: read_tally(store.read(plan.key_of(part)), kind), done, threads=_READERS, ahead=_READERS
+    )
+    for part, tally in zip(done, tallies, strict=True):
+        course.take_up(part, tally)
+    return [part for part in plan.parts if plan.key_of(part) not in published]
 
 
-def _record(frame: Frame, poses: Poses, skeleton: Skeleton, class_names: tuple[str, ...]) -> dict[str, Any]:
-    height, width = frame.image_HW3.shape[:2]
-    people = [
-        {
-            "box": [round(float(value), 2) for value in poses.box_xyxy_N4[index]],
-            "score": round(float(poses.score_N[index]), 4),
-            "class": class_names[int(poses.class_N[index])],
-            "keypoints": [
-                {"name": name, "x": round(float(x), 2), "y": round(float(y), 2), "confidence": round(float(conf), 4)}
-                for name, (x, y, conf) in zip(skeleton.names, poses.keypoints_NK3[index], strict=True)
-            ],
-        }
-        for index in range(len(poses))
-    ]
-    return {"file": frame.name, "width": width, "height": height, "people": people}
+def _predicted(
+    plan: Plan,
+    parts: Sequence[Part],
+    store: ObjectStore,
+    open_predictor: Opener,
+    workers: int | None,
+    batch: int,
+    course: _Course,
+) -> Iterator[tuple[Part, Tally]]:
+    if workers is None:
+        predictor = open_predictor()
+        with lanes_of(predictor) as lanes:
+            work = PartWork(plan, store, predictor, lanes, batch=batch, on_images=course.predicted)
+            yield from ((part, work(part)) for part in parts)
+        return
+    from raypose.batch.on_ray import Crew, predict_on_ray
+
+    yield from predict_on_ray(plan, parts, store.url, open_predictor, batch=batch, crew=Crew.of(workers))
 
 
-class _PictureWriter(Protocol):
-    def add(self, frame: Frame, poses: Poses) -> None:
-        """Draw one frame and keep it."""
+class _Course:
+    """What has been done, now and before."""
 
-    def finish(self) -> None:
-        """Return once everything is kept."""
+    def __init__(self, inputs: int, tell: Callable[[Progress], None]) -> None:
+        self._inputs = inputs
+        self._tell = tell
+        self._started_s = time.perf_counter()
+        self._done = self._resumed = 0
+        self._images = self._people = self._failed = 0
+        self._now_images = self._shown_images = 0
+        self._failures: list[str] = []
 
-    def __enter__(self) -> Self: ...
+    def take_up(self, part: Part, tally: Tally) -> None:
+        """It was published by an earlier run."""
+        self._resumed += part.inputs
+        self._count(part, tally)
 
-    def __exit__(self, *_: object) -> None:
-        """Let go of what is open, also after an error."""
+    def predicted(self, images: int) -> None:
+        """So many images more, of a part that is not done yet."""
+        self._shown_images += images
+        self._show()
 
+    def add(self, part: Part, tally: Tally) -> None:
+        """A part is done."""
+        self._now_images += tally.images
+        self._shown_images = self._now_images
+        self._count(part, tally)
+        self._show()
 
-def _refuse_to_overwrite(source: ImageFiles | VideoFile, pictures: ObjectStore) -> None:
-    root = source.store.url if isinstance(source, ImageFiles) else str(source.path.parent)
-    if any(above.url == pictures.url for above in ancestry(root)):
-        raise DataError(
-            f"{root}: pictures would be written to {pictures.url} and overwrite it; choose another output folder"
+    def summary(self, out: str) -> PredictSummary:
+        seconds = time.perf_counter() - self._started_s
+        return PredictSummary(
+            inputs=self._inputs,
+            images=self._images,
+            people=self._people,
+            failed=self._failed,
+            failures=tuple(self._failures),
+            resumed=self._resumed,
+            wall_s=round(seconds, 3),
+            images_per_second=round(self._now_images / max(seconds, 1e-9), 3),
+            out=out,
         )
 
+    def _count(self, part: Part, tally: Tally) -> None:
+        self._done += part.inputs
+        self._images += tally.images
+        self._people += tally.people
+        self._failed += len(tally.failures)
+        self._failures.extend(tally.failures[: _SHOWN_FAILURES - len(self._failures)])
 
-@dataclass(frozen=True, slots=True)
-class _Pen:
-    """How a frame is drawn."""
-
-    skeleton: Skeleton
-    keypoint_text: KeypointText
-
-    def draw(self, frame: Frame, poses: Poses) -> ImageArray:
-        text = self.keypoint_text
-        return draw_poses(frame.image_HW3, poses, self.skeleton, min_score=0.0, keypoint_text=text)
-
-
-def _picture_writer(
-    source: ImageFiles | VideoFile, store: ObjectStore, pen: _Pen, video_format: VideoFormat
-) -> _PictureWriter:
-    if isinstance(source, VideoFile):
-        return _VideoPictures(store, source.path.stem, source.fps, pen, video_format)
-    return _JpegPictures(store, pen)
-
-
-class _JpegPictures:
-    """One .jpg for each image, at the image's own path; drawn and written in threads, beside prediction."""
-
-    def __init__(self, store: ObjectStore, pen: _Pen) -> None:
-        self._store = store
-        self._pen = pen
-        self._taken: set[str] = set()
-        self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="raypose-pictures")
-        self._pending: deque[Future[None]] = deque()
-
-    def add(self, frame: Frame, poses: Poses) -> None:
-        key = str(PurePosixPath(frame.name).with_suffix(".jpg"))
-        if key in self._taken:  # a.png beside a.jpg
-            key = f"{frame.name}.jpg"
-        self._taken.add(key)
-        self._pending.append(self._pool.submit(self._draw, key, frame, poses))
-        if len(self._pending) > _PENDING:
-            self._pending.popleft().result()
-
-    def finish(self) -> None:
-        while self._pending:
-            self._pending.popleft().result()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._pool.shutdown(cancel_futures=True)
-
-    def _draw(self, key: str, frame: Frame, poses: Poses) -> None:
-        self._store.write(key, encode_jpeg(self._pen.draw(frame, poses)))
-
-
-class _VideoPictures:
-    """All frames as one video of the source's frame rate, without its sound."""
-
-    def __init__(self, store: ObjectStore, stem: str, fps: float, pen: _Pen, video_format: VideoFormat) -> None:
-        self._store = store
-        self._key = f"{stem}.{video_format}"
-        self._fps = fps
-        self._pen = pen
-        self._codec = cv2.VideoWriter.fourcc(*_CODECS[video_format])
-        self._folder = tempfile.TemporaryDirectory(prefix="raypose-video-")
-        self._path = Path(self._folder.name, self._key)
-        self._writer: cv2.VideoWriter | None = None
-
-    def add(self, frame: Frame, poses: Poses) -> None:
-        drawn_HW3 = self._pen.draw(frame, poses)
-        if self._writer is None:
-            self._writer = self._open(drawn_HW3.shape[1], drawn_HW3.shape[0])
-        self._writer.write(cv2.cvtColor(drawn_HW3, cv2.COLOR_RGB2BGR))
-
-    def finish(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
-            self._store.upload(self._path, self._key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._writer is not None:
-            self._writer.release()
-        self._folder.cleanup()
-
-    def _open(self, width: int, height: int) -> cv2.VideoWriter:
-        writer = cv2.VideoWriter(str(self._path), self._codec, self._fps, (width, height))
-        if not writer.isOpened():
-            raise StorageError(f"{self._path}: cannot write a {width}x{height} video here; try with pictures off")
-        return writer
+    def _show(self) -> None:
+        self._tell(
+            Progress(self._done, self._inputs, self._resumed, self._shown_images, time.perf_counter() - self._started_s)
+        )

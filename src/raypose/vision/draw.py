@@ -55,10 +55,12 @@ def draw_poses(
     min_score: float = 0.25,
     scores: bool = True,
     keypoint_text: KeypointText = "none",
+    labels: Sequence[str] | None = None,
 ) -> ImageArray:
     """Predicted people who score at least `min_score`, with the keypoints of at least `keypoint_conf`.
 
-    The surer a keypoint, the bigger its dot. Scores are left out beside people too small to carry them.
+    The surer a keypoint, the bigger its dot. Scores are left out beside people too small to carry them; `labels`, one a
+    person, take their place.
     """
     _check(image_HW3, poses.keypoints_NK3, skeleton)
     canvas_HW3 = np.ascontiguousarray(image_HW3).copy()
@@ -72,8 +74,9 @@ def draw_poses(
         xy_K2, hollow_K = keypoints_K3[:, :2], np.zeros(len(strength_K), np.bool_)
         _skeleton(canvas_HW3, skeleton, pen, xy_K2=xy_K2, strength_K=strength_K, hollow_K=hollow_K)
         _keypoint_text(canvas_HW3, skeleton, pen, xy_K2=xy_K2, strength_K=strength_K, kind=keypoint_text)
-        if scores and pen.person_px >= _MIN_TEXT_PERSON_PX and np.isfinite(box_xyxy).all():
-            _text(canvas_HW3, f"{poses.score_N[index]:.2f}", (box_xyxy[0], box_xyxy[1]), pen.text_px, _BOX)
+        text = f"{poses.score_N[index]:.2f}" if labels is None else labels[index]
+        if scores and text and pen.person_px >= _MIN_TEXT_PERSON_PX and np.isfinite(box_xyxy).all():
+            _text(canvas_HW3, text, (box_xyxy[0], box_xyxy[1]), pen.text_px, _BOX)
     return canvas_HW3
 
 

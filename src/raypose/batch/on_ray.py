@@ -1,0 +1,110 @@
+"""Parts predicted by a pool of Ray Data's actors, all over the cluster that this process is connected to."""
+
+from __future__ import annotations
+
+import json
+import logging
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raypose.batch.plan import Part, Plan
+from raypose.batch.results import Tally
+from raypose.batch.work import PartWork, PosePredictor
+from raypose.errors import RayposeError
+from raypose.inference import Lanes
+from raypose.storage import open_store
+
+_ATTEMPTS = 4
+"""How often a part is begun whose worker dies: what kills four of them is the part itself."""
+_PARTS_AT_A_TIME = 2
+"""In each worker: while one begins or ends, and its last images leave a lane without work, another one has some."""
+_MOST_BLOCKS = 4096
+"""Of parts, each a task: a plan of millions of images gives tasks several parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Crew:
+    """`workers` actors, each with a GPU where the cluster has some, and the CPUs in equal shares."""
+
+    workers: int
+    cpus: int
+    gpus: float
+
+    @classmethod
+    def of(cls, workers: int) -> Crew:
+        """For the cluster that is connected."""
+        import ray
+
+        resources = ray.cluster_resources()
+        gpus = min(1.0, resources.get("GPU", 0.0) / workers)
+        return cls(workers, max(1, int(resources.get("CPU", 1.0) // workers)), gpus)
+
+
+def predict_on_ray(
+    plan: Plan, parts: Sequence[Part], out: str, open_predictor: Callable[[], PosePredictor], *, batch: int, crew: Crew
+) -> Iterator[tuple[Part, Tally]]:
+    """Each part with what it came to, whichever is done first.
+
+    A part whose worker or node dies is begun again elsewhere. Raises RayposeError where one cannot be done.
+    """
+    import ray
+    import ray.data
+
+    _be_quiet(ray.data.DataContext.get_current())
+    rows = [{"part": json.dumps(part.to_dict())} for part in parts]
+    blocks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
+    done = blocks.map(
+        _Actor,
+        fn_constructor_args=(replace(plan, parts=()), out, open_predictor, batch, crew.cpus),
+        compute=ray.data.ActorPoolStrategy(
+            size=min(crew.workers, len(parts)),
+            max_concurrent_calls_per_actor=_PARTS_AT_A_TIME,
+            enable_true_multi_threading=True,
+        ),
+        num_cpus=crew.cpus,
+        num_gpus=crew.gpus or None,
+        max_task_retries=_ATTEMPTS - 1,
+    )
+    by_number = {part.number: part for part in parts}
+    try:
+        for row in done.iter_rows():
+            outcome = pickle.loads(row["outcome"])  # noqa: S301 - made by our own worker
+            if isinstance(outcome, Exception):
+                raise outcome
+            yield by_number[row["part"]], outcome
+    except ray.exceptions.RayError as error:
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        raise RayposeError(
+            f"a worker failed: {lines[-1].strip()}; what is done stays done, run the same command again to go on"
+        ) from error
+
+
+class _Actor:
+    """A worker process: opens the model once, then predicts parts, whichever threads bring them."""
+
+    def __init__(
+        self, plan: Plan, out: str, open_predictor: Callable[[], PosePredictor], batch: int, cpus: int
+    ) -> None:
+        import torch
+
+        torch.set_num_threads(cpus)
+        predictor = open_predictor()
+        self._work = PartWork(plan, open_store(out), predictor, Lanes(predictor), batch=batch)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        part = Part.from_dict(json.loads(row["part"]))
+        outcome: Tally | RayposeError
+        try:
+            outcome = self._work(part)
+        except RayposeError as error:  # a value, because Ray would wrap it
+            outcome = error
+        return {"part": part.number, "outcome": pickle.dumps(outcome)}
+
+
+def _be_quiet(context: Any) -> None:
+    """Ray Data draws bars of its own."""
+    context.enable_progress_bars = False
+    for name in ("ray.data", "ray.data._internal"):
+        logging.getLogger(name).setLevel(logging.WARNING)
