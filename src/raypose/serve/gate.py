@@ -15,6 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from raypose.serve.docs import DOCS_PATHS
 from raypose.serve.problem import Problem
 
 OPEN_PATHS = frozenset(
@@ -26,12 +27,12 @@ OPEN_PATHS = frozenset(
         "/readyz",
         "/v2/health/live",
         "/v2/health/ready",
-        "/docs",
         "/openapi.json",
     }
+    | DOCS_PATHS
 )
 """What needs no key: the page, its description, and what load balancers ask."""
-_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/models", "/v2", "/metrics"}
+_PATHS = OPEN_PATHS | {"/v1/predict", "/v1/predict/stream", "/v1/models", "/v2", "/metrics"}
 """Those that metrics name; strangers ask for any number of others."""
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 

@@ -5,27 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from importlib.metadata import version
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import FastAPI, Query, Request
+from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from raypose.config.serve_schema import DefaultsConfig
-from raypose.inference import Selection
+from raypose.model import LEAST_TRACKED_CONF
 from raypose.serve.answers import Picture, answer_json, picture, skeleton_dict
 from raypose.serve.bodies import read_body
+from raypose.serve.docs import add_docs
 from raypose.serve.gate import Gate, Keys, problem_response
 from raypose.serve.open_inference import open_inference_routes
 from raypose.serve.page import add_page
-from raypose.serve.problem import CODES, Problem
+from raypose.serve.parameters import ERRORS, MostPeople, Share, WantedModel, selection_of
+from raypose.serve.problem import Problem
 from raypose.serve.service import Predicted, Service
+from raypose.serve.stream import Asked, UploadedVideo, VideoAnswer
 from raypose.serve.uploads import Upload, uploads_of
-
-Share = Annotated[float | None, Query(ge=0.0, le=1.0, allow_inf_nan=False)]
 
 _BODY = {
     "required": True,
@@ -51,20 +52,23 @@ _BODY = {
         },
     },
 }
-_ERROR = {
-    "type": "object",
-    "properties": {
-        "error": {
-            "type": "object",
-            "properties": {"code": {"type": "string", "enum": sorted(CODES)}, "message": {"type": "string"}},
+
+
+_VIDEO = {
+    "required": True,
+    "content": {
+        kind: {"schema": {"type": "string", "format": "binary"}}
+        for kind in ("video/mp4", "video/webm", "application/octet-stream")
+    }
+    | {
+        "multipart/form-data": {
+            "schema": {"type": "object", "properties": {"video": {"type": "string", "format": "binary"}}}
         }
     },
 }
-_ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"description": ", ".join(code for code in CODES if CODES[code] == status),
-             "content": {"application/json": {"schema": _ERROR}}}
-    for status in sorted(set(CODES.values()))
-}  # fmt: skip
+_LINES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Lines of JSON", "content": {"application/x-ndjson": {"schema": {"type": "string"}}}}
+}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -82,13 +86,16 @@ def create_app(service: Service) -> FastAPI:
         version=version("raypose"),
         description="People and their keypoints in images. Coordinates are pixels of the image as it is looked at:"
         " its EXIF orientation is honoured.",
+        docs_url=None,
         redoc_url=None,
         lifespan=lifespan,
     )
     _add_errors(app)
     _add_predict(app, service)
+    _add_stream(app, service)
     _add_state(app, service)
     app.include_router(open_inference_routes(service))
+    add_docs(app)
     if config.access.page:
         add_page(app)
     if config.access.cors_origins:
@@ -123,15 +130,15 @@ def _add_errors(app: FastAPI) -> None:
 def _add_predict(app: FastAPI, service: Service) -> None:
     defaults = service.config.defaults
 
-    @app.post("/v1/predict", responses=_ERRORS, openapi_extra={"requestBody": _BODY}, response_class=Response)
+    @app.post("/v1/predict", responses=ERRORS, openapi_extra={"requestBody": _BODY}, response_class=Response)
     async def predict(
         request: Request,
         conf: Share = None,
         iou: Share = None,
-        max_det: Annotated[int | None, Query(ge=1, le=1000)] = None,
+        max_det: MostPeople = None,
         keypoint_conf: Share = None,
         render: Picture | None = None,
-        model: Annotated[str | None, Query(max_length=200)] = None,
+        model: WantedModel = None,
     ) -> Response:
         """People in one or several images: their bytes, a form with files, or JSON with base64.
 
@@ -157,13 +164,47 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         return Response(body, headers=headers, media_type="application/json")
 
 
-def selection_of(defaults: DefaultsConfig, conf: float | None, iou: float | None, max_det: int | None) -> Selection:
-    """What a request asks for, and the defaults for the rest."""
-    return Selection(
-        defaults.conf if conf is None else conf,
-        defaults.iou if iou is None else iou,
-        defaults.max_det if max_det is None else max_det,
+def _add_stream(app: FastAPI, service: Service) -> None:
+    defaults, limits = service.config.defaults, service.config.limits
+
+    @app.post(
+        "/v1/predict/stream", responses=ERRORS | _LINES, openapi_extra={"requestBody": _VIDEO}, response_class=Response
     )
+    async def predict_stream(
+        request: Request,
+        conf: Share = None,
+        iou: Share = None,
+        max_det: MostPeople = None,
+        keypoint_conf: Share = None,
+        track: bool = False,
+        model: WantedModel = None,
+    ) -> Response:
+        """People in a video, a line of JSON for each frame as it is done.
+
+        The body is the bytes of the video, or a form with it. The first line describes the video, the last one has its
+        `end`, or the `error` that broke it off. With `track` people have an `id` that they keep from frame to frame.
+        """
+        wanted = selection_of(defaults, conf, iou, max_det)
+        if track and wanted.conf < LEAST_TRACKED_CONF:
+            raise Problem("bad_parameter", f"conf: tracking needs at least {LEAST_TRACKED_CONF:g}")
+        selection = replace(wanted, conf=LEAST_TRACKED_CONF) if track else wanted
+        role, _ = service.model(model)
+        asked = Asked(
+            selection=selection,
+            keypoint_conf=defaults.keypoint_conf if keypoint_conf is None else keypoint_conf,
+            model=model or role,  # one that is chosen by shares stays for the whole video
+            track=track,
+            conf=wanted.conf,
+        )
+        (upload, *others) = await _uploads(request, service)
+        if others:
+            raise Problem("bad_parameter", f"one video at a time, found {1 + len(others)}")
+        video = await service.in_pool(lambda: UploadedVideo(upload, limits.image_pixels))
+        try:
+            return VideoAnswer(service, video, asked)
+        except Problem:
+            video.close()
+            raise
 
 
 async def _rendered(
@@ -197,7 +238,7 @@ def _add_state(app: FastAPI, service: Service) -> None:
         """The process is alive."""
         return {"status": "ok"}
 
-    @app.get("/readyz", responses={503: _ERRORS[503]})
+    @app.get("/readyz", responses={503: ERRORS[503]})
     async def readyz() -> dict[str, str]:
         """A model is loaded and requests are taken."""
         service.require_ready()
