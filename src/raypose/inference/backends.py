@@ -268,7 +268,9 @@ class OpenVinoBackend:
         }
         try:
             text = (path / METADATA).read_text(encoding="utf-8")
-            compiled = openvino.Core().compile_model(str(path / OPENVINO_MODEL), "CPU", settings)
+            core = openvino.Core()
+            model = _taking_canvases(openvino, core.read_model(str(path / OPENVINO_MODEL)))
+            compiled = core.compile_model(model, "CPU", settings)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not an OpenVINO model of raypose: {_first_line(error)}") from error
         return cls(compiled, ExportMetadata.from_json(text, path), options)
@@ -278,7 +280,17 @@ class OpenVinoBackend:
 
     def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
         # The result lives in a buffer that the next call overwrites.
-        return torch.from_numpy(self._request.infer(_normalised(canvas_BHW3))[0].copy())
+        return torch.from_numpy(self._request.infer(np.ascontiguousarray(canvas_BHW3))[0].copy())
+
+
+def _taking_canvases(openvino: Any, model: Any) -> Any:
+    """The model with `_normalised` inside, which OpenVINO computes on all threads, together with its first layer."""
+    steps = openvino.preprocess.PrePostProcessor(model)
+    images = steps.input()
+    images.tensor().set_element_type(openvino.Type.u8).set_layout(openvino.Layout("NHWC"))
+    images.model().set_layout(openvino.Layout("NCHW"))
+    images.preprocess().convert_element_type(openvino.Type.f32).scale(255.0)
+    return steps.build()
 
 
 def _normalised(canvas_BHW3: ImageArray) -> np.ndarray[Any, np.dtype[np.float32]]:
