@@ -113,11 +113,13 @@ class Skeleton:
             raise DataError(f"skeleton: {error!r} while reading names, edges, flip_pairs, sigmas") from error
 
 
-def json_ready(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The same values with None for NaN and infinity, which JSON does not have: an undefined metric is null."""
-    return {
-        key: None if isinstance(value, float) and not math.isfinite(value) else value for key, value in values.items()
-    }
+def json_ready(value: Any) -> Any:
+    """The same value with None for NaN and infinity, which JSON does not have: an undefined metric is null."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _index_pairs(raw: Sequence[Sequence[int]]) -> tuple[tuple[int, int], ...]:

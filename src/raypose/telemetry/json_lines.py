@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import socket
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
+from raypose.structures import json_ready
 from raypose.telemetry.events import Event, RunStarted, RunStopped
 
 
@@ -27,7 +27,7 @@ class JsonLines:
         self._step: int | None = None
 
     def __call__(self, event: Event) -> None:
-        values = {name: _ready(value) for name, value in asdict(event).items()}
+        values = json_ready(asdict(event))
         self._step = event.start_step if isinstance(event, RunStarted) else values.get("step", self._step)
         line = {
             "time": round(self._clock(), 3),
@@ -36,19 +36,10 @@ class JsonLines:
             "run": self._run,
             "host": self._host,
             "rank": 0,
-            **values,
+            **values,  # null for what is not finite, as in `metrics.jsonl`
             "step": self._step,
         }
         if isinstance(event, RunStopped) and not event.interrupted:
             line["level"] = "error"
         self._stream.write(json.dumps(line) + "\n")
         self._stream.flush()
-
-
-def _ready(value: Any) -> Any:
-    """JSON has no number for what is not finite: null, as in `metrics.jsonl`."""
-    if isinstance(value, dict):
-        return {name: _ready(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [_ready(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
