@@ -15,7 +15,7 @@ from raypose.storage.local import LocalStore
 from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.run import open_sweep, write_sweep
 from raypose.tune.schema import Domain
-from raypose.tune.space import changed, corner_draws, random_draw
+from raypose.tune.space import at_share, changed, corner_draws, random_draw, share_of
 
 PROJECT = Path(__file__).parents[2]
 
@@ -128,6 +128,30 @@ BROKEN = {
         {"scheduler": "{use: pbt, every_epochs: 3}", "overrides": "{val.every_epochs: 2}"},
         "sweep.yaml:5: scheduler.every_epochs: validation comes every 2 epochs",
     ),
+    "metrics_against_each_other_and_a_scheduler": (
+        {"against": "{latency_ms: min}", "scheduler": "{use: asha}"},
+        "sweep.yaml: against: asha would end trials by metric alone",
+    ),
+    "a_metric_against_itself": (
+        {"against": "{pose_ap: max}"},
+        "sweep.yaml: against: pose_ap is the metric already, that of base",
+    ),
+    "a_metric_that_is_neither_high_nor_low": (
+        {"against": "{latency_ms: low}"},
+        "sweep.yaml:5: against.latency_ms: must be 'max' or 'min', found 'low'",
+    ),
+    "bohb_without_rungs": (
+        {"searcher": "{use: bohb}"},
+        "sweep.yaml: searcher: bohb learns from rungs, and scheduler none has none; use hyperband",
+    ),
+    "a_warm_start_of_what_does_not_learn": (
+        {"warm_start": "[runs/earlier]"},
+        "sweep.yaml: warm_start: random search learns from nothing",
+    ),
+    "an_option_of_pbt_for_pb2": (
+        {"scheduler": "{use: pb2, resample: 0.5}"},
+        "sweep.yaml:5: scheduler: resample is no setting of 'pb2', which has every_epochs, quantile",
+    ),
     "no_trials": ({"budget": "{trials: 0}"}, "sweep.yaml:4: budget.trials: must be greater than or equal to 1"),
     "an_override_of_the_wrong_type": (
         {"overrides": "{train.epochs: many}"},
@@ -154,7 +178,7 @@ def test_a_sound_file_varies_its_base(tmp_path: Path) -> None:
     assert (run.train.lr0, run.train.epochs, run.name, sweep.metric) == (0.003, 4, "0000", "pose_ap")
 
 
-@pytest.mark.parametrize("scheduler", ["{use: asha, reduction: 2}", "{use: pbt, factors: [0.5, 2.0]}"])
+@pytest.mark.parametrize("scheduler", ["{use: asha, reduction: 2}", "{use: pbt, factors: [0.5, 2.0]}", "{use: pb2}"])
 def test_a_sweep_is_read_back_from_storage_as_it_was_written(scheduler: str, tmp_path: Path) -> None:
     space = "{train.lr0: {loguniform: [1e-5, 1e-2]}, train.pose: {choice: [6.0, 12.0]}}"
     sweep = load_sweep(sweep_file(tmp_path, scheduler=scheduler, space=space))
@@ -194,6 +218,14 @@ def test_draws_and_what_they_are_changed_to_stay_inside_the_space_and_its_condit
     for _ in range(5):
         draw = changed(SPACE, draw, random, resample=0.3, factors=(0.5, 2.0))
         assert is_inside(draw)
+
+
+@given(st.floats(0, 1), st.sampled_from(["train.lr0", "train.momentum", "augment.close_mosaic"]))
+def test_a_share_of_a_range_is_the_share_of_the_value_there(share: float, key: str) -> None:
+    domain = SPACE[key]
+    value = at_share(domain, share)
+    assert at_share(domain, share_of(domain, value)) == value
+    assert abs(share_of(domain, value) - share) <= (1 / 6 + 1e-9 if domain.randint else 1e-5)
 
 
 @given(st.integers(0, 10**6))

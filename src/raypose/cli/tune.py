@@ -25,6 +25,12 @@ def tune(
     best: Annotated[
         str | None, typer.Option(metavar="SWEEP", help="Print the best trial's run file, for 'raypose train'.")
     ] = None,
+    trial: Annotated[
+        int | None, typer.Option(min=0, help="With --best: this trial instead, such as one of the front.")
+    ] = None,
+    suggest: Annotated[
+        str | None, typer.Option(metavar="DATA", help="Print a sweep file with what a shard set asks for.")
+    ] = None,
     check: Annotated[bool, typer.Option("--check", help="Check the file and its data, and start nothing.")] = False,
     or_continue: Annotated[
         bool, typer.Option("--continue", help="Go on with the sweep of this file if it has begun, else begin it.")
@@ -36,10 +42,12 @@ def tune(
 
     raypose tune --resume runs/tune-demo
     """
-    if sum(value is not None for value in (sweep_file, resume, status, best)) != 1:
+    if sum(value is not None for value in (sweep_file, resume, status, best, suggest)) != 1:
         raise ConfigError(
-            "tune: name a sweep file (see configs/tune-demo.yaml), or one of --resume, --status and --best"
+            "tune: name a sweep file (see configs/tune-demo.yaml), or one of --resume, --status, --best and --suggest"
         )
+    if trial is not None and best is None:
+        raise ConfigError("tune: --trial goes with --best SWEEP")
     if status is not None:
         from raypose.tune.run import status as status_of
 
@@ -47,7 +55,11 @@ def tune(
     elif best is not None:
         from raypose.tune.run import best_yaml
 
-        typer.echo(best_yaml(best), nl=False)
+        typer.echo(best_yaml(best, trial), nl=False)
+    elif suggest is not None:
+        from raypose.tune.suggest import suggested_file
+
+        typer.echo(suggested_file(suggest), nl=False)
     elif check and sweep_file is not None:
         from raypose.tune.run import check as check_file
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
@@ -16,6 +16,7 @@ from raypose.telemetry.tracking import Ending
 
 _STATUS: Mapping[Ending, str] = {"finished": "FINISHED", "failed": "FAILED", "interrupted": "KILLED"}
 _FOLDER_TAG = "raypose.folder"
+_PARENT_TAG = "mlflow.parentRunId"
 _MOST_PARAMETERS_AT_ONCE = 100
 _MILLISECONDS = 1000
 
@@ -46,20 +47,33 @@ class MlflowTracker:
     def add_folder(self, folder: Path, name: str) -> None:
         self._client.log_artifacts(self._run_id, str(folder), name)
 
+    def adopt(self, folder: str) -> None:
+        """Make the run of that folder, if there is one in this experiment, a child of this one."""
+        for run in self._runs_of(folder):
+            self._client.set_tag(run.info.run_id, _PARENT_TAG, self._run_id)
+
     def end(self, ending: Ending) -> None:
         self._client.set_terminated(self._run_id, status=_STATUS[ending])
 
     def _open(self, experiment: str, name: str, folder: str, parameters: Mapping[str, str | int | float | bool]) -> str:
         found = self._client.get_experiment_by_name(experiment)
-        experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
-        quoted = folder.replace("'", "")
-        earlier = self._client.search_runs([experiment_id], f"tags.`{_FOLDER_TAG}` = '{quoted}'", max_results=1)
+        self._experiment_id = found.experiment_id if found else self._client.create_experiment(experiment)
+        earlier = self._runs_of(folder)
         if earlier:
             # Parameters of an MLflow run never change.
             self._client.update_run(earlier[0].info.run_id, status="RUNNING")
             return str(earlier[0].info.run_id)
-        run = self._client.create_run(experiment_id, run_name=name, tags={_FOLDER_TAG: quoted})
+        run = self._client.create_run(self._experiment_id, run_name=name, tags={_FOLDER_TAG: _quotable(folder)})
         params = [Param(key, str(value)) for key, value in parameters.items()]
         for start in range(0, len(params), _MOST_PARAMETERS_AT_ONCE):
             self._client.log_batch(run.info.run_id, params=params[start : start + _MOST_PARAMETERS_AT_ONCE])
         return str(run.info.run_id)
+
+    def _runs_of(self, folder: str) -> list[Run]:
+        """None or one."""
+        wanted = f"tags.`{_FOLDER_TAG}` = '{_quotable(folder)}'"
+        return list(self._client.search_runs([self._experiment_id], wanted, max_results=1))
+
+
+def _quotable(folder: str) -> str:
+    return folder.replace("'", "")

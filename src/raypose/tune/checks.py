@@ -38,6 +38,11 @@ class Sweep:
     def metric(self) -> str:
         return self.config.metric or self.base.checkpoint.best_metric
 
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The metric, and those `against` it."""
+        return (self.metric, *self.config.against)
+
     def run_of(self, parameters: Parameters, *, name: str, storage: str) -> RunConfig:
         """The whole run that these parameters stand for."""
         values = with_parameters(self.base.model_dump(mode="json"), parameters)
@@ -94,7 +99,8 @@ def _kind_problems(sweep: Sweep, places: Mapping[KeyPath, str], name: str) -> li
             problems.append(f"{at[key]}: space.{key}: {reason}")
         if config.is_population and not key.startswith(_CHANGEABLE):
             problems.append(
-                f"{at[key]}: space.{key}: cannot change in the middle of a run, as pbt has it; use another scheduler,"
+                f"{at[key]}: space.{key}: cannot change in the middle of a run, as {config.scheduler.use} has it; use"
+                f" another scheduler,"
                 f" or vary augment.* and {', '.join(_CHANGEABLE[:-1])}"
             )
     if sweep.base.telemetry.prometheus_port:
@@ -102,7 +108,11 @@ def _kind_problems(sweep: Sweep, places: Mapping[KeyPath, str], name: str) -> li
             f"{name}: telemetry.prometheus_port: trials side by side cannot share port"
             f" {sweep.base.telemetry.prometheus_port}; set 0 or null"
         )
-    if config.searcher.use == "tpe" and importlib.util.find_spec("optuna") is None:
+    if config.metric is None and sweep.metric in config.against:
+        problems.append(f"{name}: against: {sweep.metric} is the metric already, that of base; name others")
+    if sweep.base.telemetry.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        problems.append(f"{name}: telemetry.mlflow: the package mlflow is not installed; pip install 'raypose[mlflow]'")
+    if config.searcher.use in ("tpe", "bohb") and importlib.util.find_spec("optuna") is None:
         problems.append(f"{name}: searcher.use: the package optuna is not installed; pip install 'raypose[tune]'")
     return problems + [f"{places.get(('scheduler',), name)}: {problem}" for problem in _epoch_problems(sweep)]
 
@@ -113,18 +123,18 @@ def _epoch_problems(sweep: Sweep) -> list[str]:
     if "train.epochs" in sweep.config.space:
         return []
     epochs = sweep.base.train.epochs
-    if scheduler.use in ("asha", "median") and max(scheduler.min_epochs or 1, val_every) >= epochs:
+    if scheduler.use in ("asha", "hyperband", "median") and max(scheduler.min_epochs or 1, val_every) >= epochs:
         return [
             f"scheduler.min_epochs: runs of {epochs} epochs, validated every {val_every}, are over before"
             f" {scheduler.use} could end one; train for more epochs"
         ]
     every = scheduler.every_epochs or 1
-    if scheduler.use == "pbt" and every % val_every:
+    if sweep.config.is_population and every % val_every:
         return [
             f"scheduler.every_epochs: validation comes every {val_every} epochs (val.every_epochs), so that"
             f" generations of {every} have no value to go by; use a multiple of {val_every}"
         ]
-    if scheduler.use == "pbt" and every >= epochs:
+    if sweep.config.is_population and every >= epochs:
         return [f"scheduler.every_epochs: runs of {epochs} epochs have one generation of {every}; use {epochs // 2}"]
     return []
 

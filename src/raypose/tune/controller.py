@@ -16,11 +16,14 @@ from raypose.storage import ObjectStore
 from raypose.telemetry import CheckpointSaved, EpochValidated, RunStarted, StepsDone
 from raypose.telemetry.logbook import METRICS_KEY
 from raypose.tune.checks import Sweep
+from raypose.tune.latency import Costs
 from raypose.tune.population import next_boundary, takeovers
 from raypose.tune.records import Exploit, Measured, Records, SweepState, Trial
+from raypose.tune.results import validated
 from raypose.tune.schedulers import scheduler_of
 from raypose.tune.searchers import searcher_of
 from raypose.tune.trials import Ended, Message, Stop, TrialRunner
+from raypose.tune.warm import Point
 
 _TICK_S = 0.5
 _SECONDS_PER_HOUR = 3600.0
@@ -50,6 +53,8 @@ class Controller:
         slots: int,
         state: SweepState,
         trials: Sequence[Trial] = (),
+        prior: Sequence[Point] = (),
+        costs: Costs = lambda run: {},
         scaling: dict[str, float] | None = None,
         watch: Callable[[View], None] = lambda view: None,
         clock: Callable[[], float] = time.monotonic,
@@ -58,7 +63,10 @@ class Controller:
         self._runner, self._slots, self._watch, self._clock = runner, slots, watch, clock
         self._scaling = scaling or {}
         self._records = Records(store)
-        self._searcher, self._scheduler = searcher_of(sweep.config), scheduler_of(sweep.config)
+        self._costs = costs
+        epochs = sweep.base.train.epochs
+        self._searcher = searcher_of(sweep.config, epochs, prior)
+        self._scheduler = scheduler_of(sweep.config, epochs)
         self._state = state
         self._trials = {trial.number: trial for trial in trials}
         self._stops: dict[int, Stop] = {}
@@ -171,16 +179,10 @@ class Controller:
                 self._take_end(trial, message)
 
     def _take_measured(self, trial: Trial, event: EpochValidated) -> None:
-        value = event.metrics.get(self._sweep.metric, math.nan)
+        metrics = {**event.metrics, **self._costs(self._run_of(trial))}
+        value = metrics.get(self._sweep.metric, math.nan)
         is_new = event.epoch > trial.epoch
-        is_best = self._config.better(value, trial.best(self._config.mode))
-        trial = replace(
-            trial.with_measured(Measured(event.epoch, event.step, value)),
-            steps=max(trial.steps, event.step),
-            metrics=dict(event.metrics)
-            if is_best or self._config.is_population or not trial.metrics
-            else trial.metrics,
-        )
+        trial = validated(self._config, trial, Measured(event.epoch, event.step, value), metrics)
         if is_new and not trial.reason:
             others = [one for one in self._in_order() if one.number != trial.number]
             verdict = self._scheduler.verdict(trial, others)

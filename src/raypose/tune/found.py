@@ -10,13 +10,15 @@ from raypose.checkpoint import CheckpointStore
 from raypose.storage import ObjectStore
 from raypose.telemetry.logbook import read_rows
 from raypose.tune.checks import Sweep
+from raypose.tune.latency import Costs
 from raypose.tune.population import next_boundary
 from raypose.tune.records import Measured, Records, SweepState, Trial
+from raypose.tune.results import validated
 
 _SUMMARY = "summary.json"
 
 
-def find_again(sweep: Sweep, store: ObjectStore) -> tuple[SweepState, list[Trial]]:
+def find_again(sweep: Sweep, store: ObjectStore, costs: Costs = lambda run: {}) -> tuple[SweepState, list[Trial]]:
     """Where the sweep stands that lies in `store`, ready to go on."""
     records = Records(store)
     state, trials = records.read()
@@ -26,20 +28,20 @@ def find_again(sweep: Sweep, store: ObjectStore) -> tuple[SweepState, list[Trial
         trials = [trial if trial.is_final else replace(trial, status="paused") for trial in trials]
     else:
         runs = store.child("trials")
-        trials = [_found(sweep, trial, runs.child(trial.name), state.generation) for trial in trials]
+        trials = [_found(sweep, trial, runs.child(trial.name), state.generation, costs) for trial in trials]
     return replace(state, status="running", sittings=state.sittings + 1), trials
 
 
-def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int) -> Trial:
+def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int, costs: Costs) -> Trial:
     """The trial as its run stands: what the sweep did not live to write down is read from there."""
     if trial.is_final:
         return trial
     if run.exists(_SUMMARY):
-        trial = _measured_by(trial, run, sweep.metric, until_step=None)
+        trial = _measured_by(trial, run, sweep, costs, until_step=None)
         return replace(trial, status="finished", steps=json.loads(run.read(_SUMMARY))["steps"], reason="")
     saved = CheckpointStore(run).saved()
     newest_step = saved[-1].step if saved else 0
-    trial = _measured_by(trial, run, sweep.metric, until_step=newest_step)
+    trial = _measured_by(trial, run, sweep, costs, until_step=newest_step)
     if trial.reason:
         return replace(trial, status="stopped", steps=newest_step)
     if sweep.config.is_population and saved:
@@ -49,7 +51,7 @@ def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int) -> Tri
     return replace(trial, status="interrupted")
 
 
-def _measured_by(trial: Trial, run: ObjectStore, metric: str, until_step: int | None) -> Trial:
+def _measured_by(trial: Trial, run: ObjectStore, sweep: Sweep, costs: Costs, until_step: int | None) -> Trial:
     """With what its run has written down of epochs that the trial has not heard of."""
     for row in read_rows(run, until_step=until_step):
         if row["kind"] != "val" or row["epoch"] <= trial.epoch:
@@ -59,6 +61,7 @@ def _measured_by(trial: Trial, run: ObjectStore, metric: str, until_step: int | 
             for name, value in row.items()
             if name.startswith("val/")
         }
-        measured = Measured(row["epoch"], row["step"], metrics.get(metric, math.nan))
-        trial = replace(trial.with_measured(measured), metrics=metrics, steps=max(trial.steps, row["step"]))
+        metrics |= costs(sweep.run_of(trial.current_parameters, name=trial.name, storage=run.url))
+        measured = Measured(row["epoch"], row["step"], metrics.get(sweep.metric, math.nan))
+        trial = validated(sweep.config, trial, measured, metrics)
     return trial

@@ -1,4 +1,4 @@
-"""Population-based training (https://arxiv.org/abs/1711.09846), a generation at a time: who goes on from whom.
+"""Population-based training (https://arxiv.org/abs/1711.09846, and PB2), a generation at a time: who goes on from whom.
 
 All members train for the same number of epochs and save. Then the worst take over the checkpoints of the best, with
 parameters a little changed, and all go on. Nobody exploits a trial that has moved on meanwhile, and what is decided is
@@ -13,8 +13,9 @@ from functools import cmp_to_key, partial
 from random import Random
 from typing import Any
 
+from raypose.tune.bandit import gains_of, proposed
 from raypose.tune.records import Trial
-from raypose.tune.schema import SweepConfig
+from raypose.tune.schema import Parameters, SweepConfig
 from raypose.tune.space import changed
 
 
@@ -39,19 +40,29 @@ def takeovers(config: SweepConfig, members: Sequence[Trial], epoch: int) -> list
     ranked = sorted(members, key=cmp_to_key(partial(_order, config)))
     count = min(max(1, round(len(ranked) * (scheduler.quantile or 0.25))), len(ranked) // 2)
     best, worst = ranked[:count], ranked[len(ranked) - count :]
-    plan = []
+    gains = gains_of(config, members) if scheduler.use == "pb2" else []
+    plan: list[Takeover] = []
+    pending: list[Parameters] = []
     for target in worst:
         random = Random(f"{config.seed}/{epoch}/{target.number}")
         source = random.choice(best)
-        parameters = changed(
-            config.space,
-            source.current_parameters,
-            random,
-            resample=0.25 if scheduler.resample is None else scheduler.resample,
-            factors=scheduler.factors or (0.8, 1.25),
-        )
+        if scheduler.use == "pb2":
+            parameters = proposed(config, gains, source, epoch, random, pending)
+        else:
+            parameters = _perturbed(config, source, random)
         plan.append(Takeover(target.number, source.number, parameters))
     return plan
+
+
+def _perturbed(config: SweepConfig, source: Trial, random: Random) -> dict[str, Any]:
+    scheduler = config.scheduler
+    return changed(
+        config.space,
+        source.current_parameters,
+        random,
+        resample=0.25 if scheduler.resample is None else scheduler.resample,
+        factors=scheduler.factors or (0.8, 1.25),
+    )
 
 
 def _order(config: SweepConfig, one: Trial, other: Trial) -> int:

@@ -14,7 +14,7 @@ from raypose.pages.relations import Axis, Points, parallel_chart, scatter_chart
 from raypose.tune.checks import Sweep
 from raypose.tune.importance import importances
 from raypose.tune.records import SweepState, Trial
-from raypose.tune.results import best_first, score
+from raypose.tune.results import best_first, front_of, score, values_of
 from raypose.tune.schema import Domain
 from raypose.tune.table import in_words, short_value
 
@@ -41,9 +41,12 @@ def render_sweep(sweep: Sweep, state: SweepState, trials: Sequence[Trial], url: 
         facts=_facts(sweep, state, trials),
         filters={"short": short_value, "words": in_words, "minutes": lambda seconds: f"{seconds / 60:.1f}"},
         metric=sweep.metric,
+        metrics=sweep.metrics,
+        front=front_of(sweep.config, trials) if sweep.config.against else [],
+        trades=_trades(sweep, ranked) if ranked else [],
         keys=list(sweep.config.space),
         best=ranked[0] if ranked else None,
-        rows=[(trial, score(sweep.config, trial)) for trial in [*ranked, *(t for t in trials if t not in ranked)]],
+        rows=[(trial, values_of(sweep.config, trial)) for trial in [*ranked, *(t for t in trials if t not in ranked)]],
         overview=_overview(sweep, trials, ranked) if ranked else [],
         parallel=_parallel(sweep, ranked) if len(ranked) > 1 else None,
         importance=_importance(shares) if shares else None,
@@ -60,7 +63,9 @@ def _facts(sweep: Sweep, state: SweepState, trials: Sequence[Trial]) -> dict[str
         "trials": ", ".join(f"{statuses.count(one)} {one}" for one in dict.fromkeys(sorted(statuses))),
         "search": sweep.config.searcher.use,
         "scheduler": sweep.config.scheduler.use,
-        "metric": f"{sweep.config.mode} of {sweep.metric}",
+        "metric": " and ".join(
+            f"{mode} of {name}" for mode, name in zip(sweep.config.modes, sweep.metrics, strict=True)
+        ),
         "time": f"{state.seconds / 60:.1f} min in {state.sittings} sitting{'s' if state.sittings > 1 else ''}",
         "steps": f"{sum(trial.steps for trial in trials):,}",
         "steps done again": f"{sum(trial.steps_repeated for trial in trials):,}",
@@ -80,6 +85,34 @@ def _overview(sweep: Sweep, trials: Sequence[Trial], ranked: Sequence[Trial]) ->
     minutes = [trial.seconds / 60 for trial in ranked]
     cost = scatter_chart(_by_status(sweep, ranked, minutes), Axis("minutes", 0.0, max(*minutes, 0.1) * 1.05), y_axis)
     return [("History", history), ("Learning curves", _curves(sweep, ranked)), ("Cost against quality", cost)]
+
+
+def _trades(sweep: Sweep, ranked: Sequence[Trial]) -> list[Chart]:
+    """The metric over each of those against it, the front in colour."""
+    chosen = front_of(sweep.config, ranked)
+    charts = []
+    for name in sweep.config.against:
+        kinds = [("front", chosen, 1), ("others", [one for one in ranked if one not in chosen], 0)]
+        values = [one.metrics[name] for one in ranked if name in one.metrics]
+        if not values:
+            continue
+        points = [
+            Points(
+                kind,
+                [one.metrics[name] for one in members if name in one.metrics],
+                [score(sweep.config, one) for one in members if name in one.metrics],
+                [_tip(sweep, one) for one in members if name in one.metrics],
+                tone,
+            )
+            for kind, members, tone in kinds
+        ]
+        charts.append(
+            (
+                f"{sweep.metric} against {name}",
+                scatter_chart(points, _axis_over(name, values), _value_axis(sweep, ranked)),
+            )
+        )
+    return charts
 
 
 def _curves(sweep: Sweep, ranked: Sequence[Trial]) -> Markup:
@@ -128,10 +161,13 @@ def _tip(sweep: Sweep, trial: Trial) -> str:
 
 
 def _value_axis(sweep: Sweep, ranked: Sequence[Trial]) -> Axis:
-    values = [score(sweep.config, trial) for trial in ranked]
+    return _axis_over(sweep.metric, [score(sweep.config, trial) for trial in ranked])
+
+
+def _axis_over(name: str, values: Sequence[float]) -> Axis:
     low, high = min(values), max(values)
     margin = (high - low or abs(high) or 1.0) * 0.06
-    return Axis(sweep.metric, low - margin, high + margin)
+    return Axis(name, low - margin, high + margin)
 
 
 def _axis_of(key: str, domain: Domain) -> Axis:

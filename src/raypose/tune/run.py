@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import ValidationError
@@ -21,14 +21,19 @@ from raypose.storage import ObjectStore, is_remote, open_store, require_writable
 from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.controller import Controller, View
 from raypose.tune.found import find_again
+from raypose.tune.latency import LATENCY, Costs, costs_of, models_of
 from raypose.tune.records import SWEEP_KEY, Records, SweepState, Trial
 from raypose.tune.report import REPORT_KEY, render_sweep
-from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, publish_results, render_best, score
+from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, front_of, publish_results, render_best, score
 from raypose.tune.room import Room, room_for
 from raypose.tune.schema import SweepConfig
 from raypose.tune.space import corner_draws
 from raypose.tune.table import in_words
 from raypose.tune.trials import RayTrials
+from raypose.tune.warm import Point, points_of, read_prior, write_prior
+
+if TYPE_CHECKING:
+    from raypose.tune.parent import MlflowParent
 
 SWEEP_FILE = "sweep.yaml"
 BASE_FILE = "base.yaml"
@@ -64,6 +69,9 @@ class SweepResult:
                 f"  {in_words(best.current_parameters)}",
                 f"run        {self.store.child('trials').place(best.name)}",
             ]
+        if self.sweep.config.against:
+            names = ", ".join(trial.name for trial in front_of(self.sweep.config, self.trials))
+            lines.append(f"front      {names}  ({', '.join(self.sweep.metrics)})")
         files = {"settings": BEST_KEY, "trials": TRIALS_KEY, "report": REPORT_KEY}
         lines += [f"{noun:10} {self.store.place(key)}" for noun, key in files.items() if self.store.exists(key)]
         return "\n".join(lines)
@@ -78,9 +86,12 @@ def begin(sweep: Sweep, watch: Watch) -> SweepResult:
             f" {sweep.config.name!r}, or continue the sweep with: raypose tune --resume {shlex.quote(store.url)}"
         )
     check_with_data(sweep, store)
+    prior = read_warm_starts(sweep)
     require_writable(store, "storage")
     write_sweep(sweep, store)
-    return _run(sweep, store, SweepState(), [], watch)
+    if prior:
+        write_prior(store, prior)
+    return _run(sweep, store, SweepState(), [], costs_of(sweep, store), watch)
 
 
 def resume(place: str, watch: Watch) -> SweepResult:
@@ -89,8 +100,9 @@ def resume(place: str, watch: Watch) -> SweepResult:
     state, _ = Records(store).read()
     if state.status == "finished":
         return status(place)
-    state, trials = find_again(sweep, store)
-    return _run(sweep, store, state, trials, watch)
+    costs = costs_of(sweep, store)
+    state, trials = find_again(sweep, store, costs)
+    return _run(sweep, store, state, trials, costs, watch)
 
 
 def status(place: str) -> SweepResult:
@@ -100,23 +112,34 @@ def status(place: str) -> SweepResult:
     return SweepResult(sweep, state, trials, store)
 
 
-def best_yaml(place: str) -> str:
-    """The text of `best.yaml` as things stand now. Raises CheckpointError where nothing was measured yet."""
+def best_yaml(place: str, number: int | None = None) -> str:
+    """The text of `best.yaml` as things stand now, or that of the trial of a number, such as one of a front.
+
+    Raises CheckpointError where nothing was measured yet.
+    """
     result = status(place)
-    if not result.ranked:
-        raise CheckpointError(f"{place}: no trial was validated yet; see 'raypose tune --status'")
-    return render_best(result.sweep, result.store, result.ranked[0])
+    chosen = [trial for trial in result.ranked if number in (None, trial.number)]
+    if not chosen:
+        which = "no trial was validated yet" if number is None else f"there is no trial {number:04d} that was validated"
+        raise CheckpointError(f"{place}: {which}; see 'raypose tune --status'")
+    return render_best(result.sweep, result.store, chosen[0])
 
 
 def check(path: str) -> str:
     """Check a sweep file against its data as `begin` would, and say in a line what it would run."""
     sweep = load_sweep(path)
     check_with_data(sweep, _store_of(sweep))
+    read_warm_starts(sweep)
     config = sweep.config
     return (
         f"{path}: sound: {config.budget.trials} trials of {len(config.space)} settings by {config.searcher.use} search,"
-        f" scheduler {config.scheduler.use}, {config.mode} of {sweep.metric}; would write to {_store_of(sweep).url}"
+        f" scheduler {config.scheduler.use}, {in_modes(sweep)}; would write to {_store_of(sweep).url}"
     )
+
+
+def in_modes(sweep: Sweep) -> str:
+    """What is looked for: `max of pose_ap and min of latency_ms`."""
+    return " and ".join(f"{mode} of {name}" for mode, name in zip(sweep.config.modes, sweep.metrics, strict=True))
 
 
 def begun_place(path: str) -> str | None:
@@ -160,25 +183,52 @@ def check_with_data(sweep: Sweep, store: ObjectStore) -> None:
         checked.setdefault(repr(told), sweep.run_of(corner, name="0000", storage=place))
     for run in list(checked.values())[:_MOST_OPENED]:
         check_run(run, runs.child("0000"), resume=False)
-    known = metric_names(ShardSet.open(sweep.base.data.val), Judge.of(sweep.base.val))
-    if sweep.metric not in known:
-        raise ConfigError(f"metric: validation measures no {sweep.metric!r}; choose one of {', '.join(known)}")
+    known = [*metric_names(ShardSet.open(sweep.base.data.val), Judge.of(sweep.base.val)), LATENCY]
+    for key, metric in zip(("metric", *["against"] * len(sweep.config.against)), sweep.metrics, strict=True):
+        if metric not in known:
+            raise ConfigError(f"{key}: validation measures no {metric!r}; choose one of {', '.join(known)}")
+    if LATENCY in sweep.metrics:
+        models_of(sweep)
 
 
-def _run(sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[Trial], watch: Watch) -> SweepResult:
+def read_warm_starts(sweep: Sweep) -> list[Point]:
+    """What the sweeps of `warm_start` have found out that helps this one. ConfigError where one has nothing."""
+    points = []
+    for place in sweep.config.warm_start:
+        try:
+            earlier = status(place)
+        except CheckpointError as error:
+            raise ConfigError(f"warm_start: {error}") from error
+        found = points_of(sweep.config, sweep.metric, earlier.trials, earlier.sweep.metric)
+        if not found:
+            raise ConfigError(
+                f"warm_start: {place}: none of its {len(earlier.trials)} trials has ended, lies in this space and has"
+                f" measured {' and '.join(sweep.metrics)}; leave it out, or give both the same keys"
+            )
+        points += found
+    return points
+
+
+def _run(
+    sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[Trial], costs: Costs, watch: Watch
+) -> SweepResult:
     from raypose.launch.cluster import ray_cluster
 
+    parent = _parent_of(sweep, store)
     with ray_cluster(Room.local_cpus(sweep)):
         import ray
 
         room = room_for(sweep, ray.cluster_resources())
         controller = Controller(
-            sweep, store, RayTrials(), slots=room.slots, state=state, trials=trials, scaling=room.scaling, watch=watch
-        )
+            sweep, store, RayTrials(), slots=room.slots, state=state, trials=trials, prior=read_prior(store),
+            costs=costs, scaling=room.scaling, watch=_both(watch, parent) if parent else watch,
+        )  # fmt: skip
         with _interrupted_by_signals(controller.interrupt):
             state, done = controller.run()
     publish_results(sweep, store, done)
     store.write(REPORT_KEY, render_sweep(sweep, state, done, store.url).encode())
+    if parent:
+        parent.close(state, done)
     if state.status == "interrupted":
         raise RunInterruptedError(
             f"{store.url}: stopped, the state of all trials saved; continue with:"
@@ -190,6 +240,22 @@ def _run(sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[T
         reason = f"trial {failed.name} failed: {failed.reason}" if failed else "no trial came to its first validation"
         raise TrainingError(f"{store.url}: nothing was measured; {reason}")
     return result
+
+
+def _parent_of(sweep: Sweep, store: ObjectStore) -> MlflowParent | None:
+    if sweep.base.telemetry.mlflow is None:
+        return None
+    from raypose.tune.parent import MlflowParent
+
+    return MlflowParent(sweep, store)
+
+
+def _both(one: Watch, other: Watch) -> Watch:
+    def watch(view: View) -> None:
+        one(view)
+        other(view)
+
+    return watch
 
 
 def _store_of(sweep: Sweep) -> ObjectStore:

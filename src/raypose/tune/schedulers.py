@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from random import Random
 from statistics import fmean, median
 from typing import Protocol
 
@@ -30,9 +31,9 @@ class Asha:
     far. Nobody waits for anybody, so the first to come always goes on.
     """
 
-    def __init__(self, config: SweepConfig) -> None:
+    def __init__(self, config: SweepConfig, min_epochs: int | None = None) -> None:
         self._config = config
-        self._min_epochs = config.scheduler.min_epochs or 1
+        self._min_epochs = min_epochs or config.scheduler.min_epochs or 1
         self._reduction = config.scheduler.reduction or 3.0
 
     def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
@@ -41,7 +42,7 @@ class Asha:
             return None
         mode = self._config.mode
         value = trial.value_at(rung, mode)
-        rivals = [one.value_at(_first_at(one, rung), mode) for one in others if one.epoch >= rung]
+        rivals = [one.value_at(first_at(one, rung), mode) for one in others if one.epoch >= rung]
         better = sum(self._config.better(rival, value) for rival in rivals)
         kept = math.ceil((len(rivals) + 1) / self._reduction)
         if better < kept:
@@ -51,15 +52,34 @@ class Asha:
     def _rung_reached(self, trial: Trial) -> int | None:
         """The rung that the last measurement was the first to reach."""
         before = trial.measured[-2].epoch if len(trial.measured) > 1 else 0
-        return next((rung for rung in self._rungs(trial.epoch) if before < rung <= trial.epoch), None)
+        rungs = rungs_until(trial.epoch, self._min_epochs, self._reduction)
+        return next((rung for rung in reversed(rungs) if before < rung), None)
 
-    def _rungs(self, until: int) -> Iterator[int]:
-        """Highest first."""
-        rungs, rung = [], float(self._min_epochs)
-        while rung <= until:
-            rungs.append(round(rung))
-            rung *= self._reduction
-        yield from reversed(rungs)
+
+class Hyperband:
+    """Asynchronous Hyperband (https://arxiv.org/abs/1603.06560): trials are dealt out among brackets.
+
+    Each bracket is an Asha of its own, and begins to choose a rung later than the one before; in the last nobody ends
+    early. So what is slow to show its worth has a chance, too. Of early brackets there are more trials, in the
+    proportions of the paper, so that all brackets cost about the same.
+    """
+
+    def __init__(self, config: SweepConfig, epochs: int) -> None:
+        reduction = config.scheduler.reduction or 3.0
+        rungs = rungs_until(epochs - 1, config.scheduler.min_epochs or 1, reduction)
+        self._seed = config.seed
+        self._brackets: list[Scheduler] = [*(Asha(config, rung) for rung in rungs), Never()]
+        chosen = range(len(rungs), -1, -1)  # how often trials of each bracket are chosen from
+        self._weights = [math.ceil((len(rungs) + 1) / (times + 1) * reduction**times) for times in chosen]
+
+    def verdict(self, trial: Trial, others: Sequence[Trial]) -> str | None:
+        bracket = self.bracket_of(trial.number)
+        rivals = [one for one in others if self.bracket_of(one.number) == bracket]
+        return self._brackets[bracket].verdict(trial, rivals)
+
+    def bracket_of(self, number: int) -> int:
+        """0 for the one that chooses first."""
+        return Random(f"{self._seed}/bracket/{number}").choices(range(len(self._weights)), self._weights)[0]
 
 
 class Median:
@@ -81,17 +101,28 @@ class Median:
         return f"epoch {trial.epoch}: {best:.4g} is worse than {middle:.4g}, the median of {len(means)} others"
 
 
-def scheduler_of(config: SweepConfig) -> Scheduler:
-    """What ends trials early. The exploits of `pbt` are not its business."""
+def scheduler_of(config: SweepConfig, epochs: int) -> Scheduler:
+    """What ends trials of `epochs` epochs early. The exploits of populations are not its business."""
     match config.scheduler.use:
         case "asha":
             return Asha(config)
+        case "hyperband":
+            return Hyperband(config, epochs)
         case "median":
             return Median(config)
     return Never()
 
 
-def _first_at(trial: Trial, rung: int) -> int:
+def rungs_until(epochs: int, first: int, reduction: float) -> list[int]:
+    """Epochs at which trials are compared, lowest first."""
+    rungs, rung = [], float(first)
+    while rung <= epochs:
+        rungs.append(round(rung))
+        rung *= reduction
+    return rungs
+
+
+def first_at(trial: Trial, rung: int) -> int:
     """The epoch at which a trial was first measured at or beyond a rung."""
     return next(one.epoch for one in trial.measured if one.epoch >= rung)
 

@@ -88,40 +88,48 @@ def _check_bounds(kind: str, low: float, high: float) -> None:
 
 
 class SearcherConfig(_Section):
-    use: Literal["random", "tpe"] = "random"
-    """`tpe`: Optuna's tree-structured Parzen estimator, which learns from the trials before. Needs `raypose[tune]`."""
+    use: Literal["random", "tpe", "bohb", "nsga2"] = "random"
+    """`tpe`: Optuna's tree-structured Parzen estimator, which learns from the trials before. `bohb`: the same for all
+    keys together, from the highest rung that enough trials have come to. Both need `raypose[tune]`. `nsga2`: the
+    children of good trials."""
     startup_trials: Annotated[int, Field(ge=1)] | None = None
-    """Of `tpe`: trials drawn at random before it has something to learn from; by default 10."""
+    """Trials drawn at random before there is something to learn from; by default 10, of `bohb` two more than there are
+    keys. Those of `warm_start` count."""
 
     @model_validator(mode="after")
     def _check(self) -> SearcherConfig:
-        if self.use != "tpe" and self.startup_trials is not None:
-            raise ValueError(f"startup_trials goes with tpe, not with {self.use}")
+        if self.use == "random" and self.startup_trials is not None:
+            raise ValueError("startup_trials goes with tpe, bohb and nsga2, not with random")
         return self
 
 
 _OPTIONS = {
     "none": (),
     "asha": ("min_epochs", "reduction"),
+    "hyperband": ("min_epochs", "reduction"),
     "median": ("min_epochs", "min_trials"),
     "pbt": ("every_epochs", "quantile", "resample", "factors"),
+    "pb2": ("every_epochs", "quantile"),
 }
 
 
 class SchedulerConfig(_Section):
-    use: Literal["none", "asha", "median", "pbt"] = "none"
-    """`asha`: at growing numbers of epochs only the best share goes on. `median`: a trial ends that is worse than the
-    median of the others. `pbt`: the worst go on from the weights of the best, with settings changed a little."""
+    use: Literal["none", "asha", "hyperband", "median", "pbt", "pb2"] = "none"
+    """`asha`: at growing numbers of epochs only the best share goes on. `hyperband`: the same in brackets, some of
+    which begin to choose late. `median`: a trial ends that is worse than the median of the others. `pbt`: the worst go
+    on from the weights of the best, with settings changed a little. `pb2`: the same, settings chosen by a model of what
+    they did so far."""
     min_epochs: Annotated[int, Field(ge=1)] | None = None
-    """Of `asha` and `median`: no trial ends before; by default 1."""
+    """Of `asha`, `hyperband` and `median`: no trial ends before; by default 1."""
     reduction: Annotated[float, Field(gt=1.0)] | None = None
-    """Of `asha`: one in so many goes on from each rung, and rungs lie this factor apart; by default 3."""
+    """Of `asha` and `hyperband`: one in so many goes on from each rung, and rungs lie this factor apart; by default 3.
+    """
     min_trials: Annotated[int, Field(ge=1)] | None = None
     """Of `median`: how many others must have come as far; by default 3."""
     every_epochs: Annotated[int, Field(ge=1)] | None = None
-    """Of `pbt`: epochs of a generation; by default 1."""
+    """Of `pbt` and `pb2`: epochs of a generation; by default 1."""
     quantile: Annotated[float, Field(gt=0.0, le=0.5)] | None = None
-    """Of `pbt`: share of the population that is replaced after each generation; by default 0.25."""
+    """Of `pbt` and `pb2`: share of the population that is replaced after each generation; by default 0.25."""
     resample: Annotated[float, Field(ge=0.0, le=1.0)] | None = None
     """Of `pbt`: how often a setting is drawn anew rather than changed a little; by default 0.25."""
     factors: Annotated[tuple[Positive, Positive], Field(strict=False)] | None = None
@@ -137,7 +145,7 @@ class SchedulerConfig(_Section):
 
 class BudgetConfig(_Section):
     trials: Annotated[int, Field(ge=1)]
-    """Trials of the sweep; of `pbt`, members of the population."""
+    """Trials of the sweep; of `pbt` and `pb2`, members of the population."""
     hours: Positive | None = None
     """Of the sweep, interruptions not counted. What still runs then saves its state and ends."""
     gpu_hours: Positive | None = None
@@ -161,7 +169,12 @@ class SweepConfig(_Section):
     """What validation measures that decides; by default `checkpoint.best_metric` of `base`."""
     mode: Literal["max", "min"] = "max"
     """Whether more of it is better or less."""
+    against: dict[str, Literal["max", "min"]] = {}
+    """Further metrics to be good at besides, each with its mode: `{latency_ms: min}`. The sweep then has no best trial
+    but a front of trials that no other is better than in everything."""
     searcher: SearcherConfig = SearcherConfig()
+    warm_start: Annotated[tuple[Place, ...], Field(strict=False)] = ()
+    """Folders or URLs of earlier sweeps, whose trials the searcher learns from as if they were its own."""
     scheduler: SchedulerConfig = SchedulerConfig()
     budget: BudgetConfig
     concurrency: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
@@ -183,22 +196,47 @@ class SweepConfig(_Section):
         if not self.is_population:
             return self
         if self.searcher.use != "random":
-            raise ValueError("searcher: pbt draws its population at random; leave searcher out")
+            raise ValueError(f"searcher: {self.scheduler.use} draws its population at random; leave searcher out")
         if self.budget.trials < 2:
             raise ValueError(
                 f"budget.trials: a population of {self.budget.trials} has nobody to learn from; use 4 or more"
             )
         return self
 
+    @model_validator(mode="after")
+    def _check_searcher(self) -> SweepConfig:
+        searcher, scheduler = self.searcher.use, self.scheduler.use
+        if searcher == "bohb" and scheduler not in ("asha", "hyperband"):
+            raise ValueError(f"searcher: bohb learns from rungs, and scheduler {scheduler} has none; use hyperband")
+        if self.warm_start and searcher == "random":
+            raise ValueError("warm_start: random search learns from nothing; use the searcher tpe, bohb or nsga2")
+        return self
+
+    @model_validator(mode="after")
+    def _check_objectives(self) -> SweepConfig:
+        if self.against and self.scheduler.use != "none":
+            raise ValueError(
+                f"against: {self.scheduler.use} would end trials by metric alone, good ones of the other metrics too;"
+                " leave scheduler out"
+            )
+        if self.metric in self.against:
+            raise ValueError(f"against: {self.metric} is the metric already; name others")
+        return self
+
     @property
     def is_population(self) -> bool:
-        return self.scheduler.use == "pbt"
+        return self.scheduler.use in ("pbt", "pb2")
 
     def better(self, one: float, other: float) -> bool:
         """Whether `one` is the better value of the metric; what is not a number is worse than all numbers."""
         if math.isnan(one) or math.isnan(other):
             return math.isnan(other) and not math.isnan(one)
         return one > other if self.mode == "max" else one < other
+
+    @property
+    def modes(self) -> tuple[Literal["max", "min"], ...]:
+        """Of the metric and of those `against` it."""
+        return (self.mode, *self.against.values())
 
 
 def _check_condition(space: Mapping[str, Domain], key: str, other: str) -> None:

@@ -49,6 +49,29 @@ def rounded(domain: Domain, value: float) -> float:
     return min(max(float(f"{value:.{_DIGITS}g}"), low), high)
 
 
+def share_of(domain: Domain, value: float) -> float:
+    """Where a number lies between the bounds of its domain: 0 to 1."""
+    low, high = domain.bounds
+    if domain.loguniform is not None:
+        return math.log(value / low) / math.log(high / low)
+    return (value - low) / (high - low)
+
+
+def at_share(domain: Domain, share: float) -> float:
+    """Inverse of `share_of`, as near as the domain has a value; beyond a bound, the bound."""
+    low, high = domain.bounds
+    share = min(max(share, 0.0), 1.0)
+    if domain.loguniform is not None:
+        return rounded(domain, low * (high / low) ** share)
+    value = low + share * (high - low)
+    return _nearest_whole(domain, value) if domain.randint is not None else rounded(domain, value)
+
+
+def _nearest_whole(domain: Domain, value: float) -> int:
+    numbers = domain.whole_numbers
+    return numbers[min(max(round((value - numbers[0]) / numbers.step), 0), len(numbers) - 1)]
+
+
 def applies(domain: Domain, drawn: Parameters) -> bool:
     """Whether the condition of a domain holds."""
     return all(
@@ -59,6 +82,11 @@ def applies(domain: Domain, drawn: Parameters) -> bool:
 
 def unconditional(space: Space) -> list[str]:
     return [key for key, domain in space.items() if not domain.when]
+
+
+def numeric(space: Space) -> list[str]:
+    """Keys of numbers that always apply."""
+    return [key for key in unconditional(space) if space[key].choice is None]
 
 
 def conditional(space: Space) -> list[str]:
@@ -124,6 +152,5 @@ def _neighbour(domain: Domain, value: Any, random: Random, factors: tuple[float,
         return domain.choice[min(max(place, 0), len(domain.choice) - 1)]
     scaled = value * random.choice(factors)
     if domain.randint is not None:
-        numbers = domain.whole_numbers
-        return min(numbers, key=lambda number: abs(number - scaled))
+        return _nearest_whole(domain, scaled)
     return rounded(domain, scaled)

@@ -15,7 +15,7 @@ from raypose.telemetry import StepsDone
 from raypose.tune.checks import Sweep
 from raypose.tune.controller import View
 from raypose.tune.records import Trial
-from raypose.tune.results import best_first, score
+from raypose.tune.results import best_first, score, values_of
 
 _MOST_ROWS = 30
 _STYLES = {"finished": "green", "stopped": "yellow", "failed": "red", "running": "bold"}
@@ -62,10 +62,10 @@ def sweep_table(
     ranked = best_first(sweep.config, trials)
     rest = [trial for trial in trials if trial not in ranked]
     table = Table(title=f"{sweep.config.name}: {_counts(trials)}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("trial", "status", "epoch", "step", "images/s", sweep.metric, *sweep.config.space):
+    for heading in ("trial", "status", "epoch", "step", "images/s", *sweep.metrics, *sweep.config.space):
         table.add_column(heading, justify="left" if heading in ("trial", "status") else "right", overflow="fold")
     for trial in [*ranked, *rest][:_MOST_ROWS]:
-        line, value = now.get(trial.number), score(sweep.config, trial)
+        line = now.get(trial.number)
         steps = f"{trial.steps}/{total_steps[trial.number]}" if trial.number in total_steps else str(trial.steps)
         table.add_row(
             trial.name,
@@ -73,7 +73,7 @@ def sweep_table(
             str(trial.epoch),
             steps,
             f"{line.images_per_second:.1f}" if line else "",
-            "" if math.isnan(value) else f"{value:.4f}",
+            *("" if math.isnan(value) else f"{value:.4f}" for value in values_of(sweep.config, trial)),
             *(short_value(trial.current_parameters.get(key, "")) for key in sweep.config.space),
             style=_STYLES.get(trial.status, ""),
         )
