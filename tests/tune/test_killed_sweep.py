@@ -25,7 +25,7 @@ from raypose.tune.run import status
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(params=["local", "moto"])
+@pytest.fixture(params=[pytest.param("local", marks=pytest.mark.slow), "moto"])
 def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "local":
         return str(tmp_path / "runs")
