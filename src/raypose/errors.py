@@ -60,6 +60,10 @@ class TrainingError(RayposeError):
     """Training cannot go on, for example because the loss is no longer finite."""
 
 
+class RunTakenOverError(RayposeError):
+    """Another start of the same run writes to it now; this one has stopped."""
+
+
 class RunInterruptedError(RayposeError):
     """The run was told to stop and has saved its state; resume continues it."""
 

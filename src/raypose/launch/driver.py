@@ -16,9 +16,10 @@ from types import FrameType
 from typing import Any
 
 from raypose.config import RunConfig, dump_config
-from raypose.errors import RayposeError, TrainingError
+from raypose.errors import ConfigError, RayposeError, TrainingError
+from raypose.launch.claim import Claim
 from raypose.launch.cluster import ray_cluster
-from raypose.launch.preflight import check_run
+from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter
 from raypose.telemetry.listeners import reporting
@@ -38,14 +39,15 @@ def train(
 
     Everything a user can get wrong is raised before Ray starts. Raises RunInterruptedError when Ctrl-C or SIGTERM
     stopped it, `should_stop` said so, or `until_epoch` epochs are complete: the workers have saved a checkpoint then.
-    Several runs may share a connection to Ray, each in a thread of its own.
+    Several runs may share a connection to Ray, each in a thread of its own. Of two calls that train one run at once,
+    the later goes on from the last checkpoint, and the earlier raises RunTakenOverError.
     """
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
     with reporting(config, store, report) as tell:
-        if not resume:
-            store.write("config.yaml", dump_config(config).encode())
+        if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
+            raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
         with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
             _fit(config, store, tell, records, should_stop, until_epoch)
     return dict(json.loads(store.read("summary.json")))
@@ -74,7 +76,12 @@ def _fit(
     monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote()
     trainer = TorchTrainer(
         train_function,
-        train_loop_config={"config": config.model_dump_json(), "monitor": monitor, "until_epoch": until_epoch},
+        train_loop_config={
+            "config": config.model_dump_json(),
+            "launch": Claim.take(store).launch,
+            "monitor": monitor,
+            "until_epoch": until_epoch,
+        },
         torch_config=TorchConfig(timeout_s=config.scaling.collective_timeout_s),
         scaling_config=ScalingConfig(
             num_workers=_worker_numbers(config),

@@ -131,7 +131,12 @@ def _check_resumable(config: RunConfig, train_set: ShardSet, store: ObjectStore)
 
 def _check_unused(config: RunConfig, store: ObjectStore) -> None:
     if store.exists("config.yaml") or any(store.list("checkpoints/")):
-        raise ConfigError(
-            f"{store.url}: there is a run of this name already; choose another name than {config.name!r}, or"
-            f" continue it with: raypose train --resume {shlex.quote(store.url)}"
-        )
+        raise ConfigError(name_in_use(config, store))
+
+
+def name_in_use(config: RunConfig, store: ObjectStore) -> str:
+    """What to say to somebody who would begin a run where there is one."""
+    return (
+        f"{store.url}: there is a run of this name already; choose another name than {config.name!r}, or"
+        f" continue it with: raypose train --resume {shlex.quote(store.url)}"
+    )

@@ -9,12 +9,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import ray
 
 from raypose.config import RunConfig
-from raypose.errors import RayposeError, RunInterruptedError, TrainingError
+from raypose.errors import RayposeError, RunInterruptedError, RunTakenOverError, TrainingError
+from raypose.launch.claim import Claim, ClaimedStore, watching
 from raypose.storage import open_store
 from raypose.telemetry import Event, fan_out
 
@@ -23,14 +24,16 @@ if TYPE_CHECKING:
 
 
 def train_function(assignment: dict[str, Any]) -> None:
-    """Train as one of the workers. `assignment` holds the configuration as JSON, its monitor and `until_epoch`."""
+    """Train as one of the workers. `assignment` holds the configuration as JSON, the launch that claims the run,
+    its monitor and `until_epoch`.
+    """
     monitor = assignment["monitor"]
     if ray.get(monitor.outcome.remote()) is not None:
         # The group was restarted after an error that would come again; the driver raises it.
         return
     config = RunConfig.model_validate_json(assignment["config"])
     try:
-        _train(config, monitor, assignment["until_epoch"])
+        _train(config, assignment["launch"], monitor, assignment["until_epoch"])
     except RunInterruptedError as interruption:
         # All workers stop after the same step, so nobody waits for anybody: no reason to fail the group.
         ray.get(monitor.end.remote(interruption))
@@ -39,7 +42,7 @@ def train_function(assignment: dict[str, Any]) -> None:
         raise
 
 
-def _train(config: RunConfig, monitor: Any, until_epoch: int | None) -> None:
+def _train(config: RunConfig, launch: str, monitor: Any, until_epoch: int | None) -> None:
     from raypose.engine.loop import run
     from raypose.engine.setup import prepare
     from raypose.launch.heartbeat import HeartbeatThread
@@ -47,7 +50,7 @@ def _train(config: RunConfig, monitor: Any, until_epoch: int | None) -> None:
     from raypose.telemetry.logbook import Logbook
 
     world = _world()
-    store = open_store(config.storage).child(config.name)
+    run_store = open_store(config.storage).child(config.name)
 
     def tell_driver(event: Event) -> None:
         monitor.push.remote(event)
@@ -55,14 +58,23 @@ def _train(config: RunConfig, monitor: Any, until_epoch: int | None) -> None:
     def should_stop() -> bool:
         return bool(ray.get(monitor.stop_requested.remote()))
 
+    def give_up(error: RunTakenOverError) -> None:
+        # In this order: what the workers say of being stopped then is not the reason.
+        monitor.end.remote(error)
+        monitor.request_stop.remote()
+
     warnings = PreemptionWarnings()
     with HeartbeatThread(monitor, world.rank, world.size), _explained(config, monitor):
+        # Before the newest checkpoint is looked for: nobody else adds one from here on.
+        claim = Claim(run_store, launch).renewed() if world.is_leader else None
+        store = ClaimedStore(run_store, cast("Claim", world.from_leader(claim)))
         if not world.is_leader:
             run(prepare(config, world, store, _ignore), _ignore, should_stop, warnings.is_new, until_epoch)
             return
-        parts = prepare(config, world, store, tell_driver)
-        with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
-            run(parts, fan_out(logbook, tell_driver), should_stop, warnings.is_new, until_epoch)
+        with watching(store.claim, give_up):
+            parts = prepare(config, world, store, tell_driver)
+            with Logbook(store, start_step=parts.progress.step, tensorboard=config.telemetry.tensorboard) as logbook:
+                run(parts, fan_out(logbook, tell_driver), should_stop, warnings.is_new, until_epoch)
     # Calls of one worker are answered in order: when this one is, the driver can collect all events.
     ray.get(monitor.outcome.remote())
 
