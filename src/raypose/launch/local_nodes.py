@@ -14,7 +14,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -24,6 +24,7 @@ from raypose.errors import ConfigError, TrainingError
 STATE_FILE = "cluster.json"
 _START_S = 120.0
 _STOP_S = 5.0
+_ATTEMPTS = 3
 _OBJECT_STORE_BYTES = 200 * 2**20
 _HOST = "127.0.0.1"
 
@@ -75,20 +76,18 @@ def up(folder: Path, *, nodes: int, cpus: float) -> LocalCluster:
     address, token = f"{_HOST}:{gcs}", secrets.token_hex(32)
     head = [
         "--head", f"--port={gcs}", f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}",
-        f"--temp-dir={folder.absolute() / 'ray'}",
     ]  # fmt: skip
-    started = [_start(folder, "head", head, token, cpus)]
-    cluster = LocalCluster(address, f"http://{_HOST}:{dashboard}", token, tuple(started))
+    cluster = LocalCluster(address, f"http://{_HOST}:{dashboard}", token, ())
     _remember(folder, cluster)
     try:
-        _wait_for(cluster, 1, folder)
-        for number in range(1, nodes):
-            started.append(_start(folder, f"node-{number}", [f"--address={address}"], token, cpus))
-            cluster = LocalCluster(address, cluster.dashboard, token, tuple(started))
-            _remember(folder, cluster)
-        _wait_for(cluster, nodes, folder)
+        for number in range(nodes):  # one by one: together they would take longer than Ray waits for each
+            place = head if number == 0 else [f"--address={address}"]
+            for attempt in range(_ATTEMPTS):
+                cluster = _started(folder, cluster, number, place, cpus)
+                if _joins(cluster, folder, is_last_attempt=attempt == _ATTEMPTS - 1):
+                    break
     except BaseException:
-        _end_all(folder, cluster)  # what they have written stays, to be looked at
+        _end_all(folder, load(folder))  # as far as it got; what they have written stays, to be looked at
         raise
     return cluster
 
@@ -97,7 +96,8 @@ def down(folder: Path) -> int:
     """End all processes of the cluster by their numbers, remove its files, and say how many nodes there were."""
     cluster = load(folder)
     _end_all(folder, cluster)
-    shutil.rmtree(folder / "ray", ignore_errors=True)
+    for number in range(len(cluster.nodes)):
+        shutil.rmtree(_temporary(folder, number), ignore_errors=True)
     for log in folder.glob("*.log"):
         log.unlink()
     return len(cluster.nodes)
@@ -118,6 +118,24 @@ def _remember(folder: Path, cluster: LocalCluster) -> None:
     path.write_text(json.dumps(asdict(cluster), indent=2) + "\n")
 
 
+def _started(folder: Path, cluster: LocalCluster, number: int, place: Sequence[str], cpus: float) -> LocalCluster:
+    """The cluster with this node, which has yet to join, in place of one of the same number."""
+    # In one folder, a node would remove the code of jobs that it no longer needs from under the others.
+    place = [*place, f"--temp-dir={_temporary(folder, number)}"]
+    node = _start(folder, _name(number), place, cluster.token, cpus)
+    cluster = replace(cluster, nodes=(*cluster.nodes[:number], node))
+    _remember(folder, cluster)
+    return cluster
+
+
+def _temporary(folder: Path, number: int) -> Path:
+    return folder.absolute() / ("ray" if number == 0 else f"r{number}")  # short: Ray's sockets lie below it
+
+
+def _name(number: int) -> str:
+    return "head" if number == 0 else f"node-{number}"
+
+
 def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: float) -> NodeProcess:
     agent, runtime = _free_ports(2)
     command = [
@@ -129,6 +147,8 @@ def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: floa
     ]  # fmt: skip
     environment = {
         **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0",
+        # Nodes start a worker for each of their CPUs before anybody asks; here they share a few real ones.
+        "RAY_prestart_worker_first_driver": "0",
         # Jobs call `raypose`, which is beside this interpreter and need not be on anybody's path.
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
     }  # fmt: skip
@@ -141,16 +161,20 @@ def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: floa
     return NodeProcess(process.pid, psutil.Process(process.pid).create_time())
 
 
-def _wait_for(cluster: LocalCluster, nodes: int, folder: Path) -> None:
+def _joins(cluster: LocalCluster, folder: Path, *, is_last_attempt: bool) -> bool:
+    """Wait for the last node; False where it has given up, as Ray does after 30 s, which a busy machine may exceed."""
+    number = len(cluster.nodes) - 1
     deadline_s = time.monotonic() + _START_S
-    while _alive(cluster) < nodes:
-        for number, node in enumerate(cluster.nodes):
-            if node.find() is None:
-                log = folder / ("head.log" if number == 0 else f"node-{number}.log")
-                raise TrainingError(f"{folder}: node {number} did not start: {_last_line(log)}")
+    while _alive(cluster) <= number:
+        if cluster.nodes[number].find() is None:
+            if is_last_attempt:
+                said = _last_line(folder / f"{_name(number)}.log")
+                raise TrainingError(f"{folder}: node {number} did not start, tried {_ATTEMPTS} times: {said}")
+            return False
         if time.monotonic() > deadline_s:
-            raise TrainingError(f"{folder}: {_alive(cluster)} of {nodes} nodes answer after {_START_S:.0f} s")
+            raise TrainingError(f"{folder}: {number} of {number + 1} nodes answer after {_START_S:.0f} s")
         time.sleep(0.5)
+    return True
 
 
 def _alive(cluster: LocalCluster) -> int:
