@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import shutil
+from functools import partial
 from pathlib import Path
 
 import pytest
 import yaml
 from tests.k8s.schemas import CRDS, shape_problems
+from typer.main import get_command
 
-from raypose.cli.k8s import command_problem
+from raypose.cli.parsing import command_problem
+from raypose.cli.root import app
 from raypose.k8s.lint import lint
 from raypose.k8s.manifest import Manifest
 from raypose.k8s.render import build
+
+_problem = partial(command_problem, get_command(app))
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = sorted(
@@ -33,7 +38,7 @@ def renderings() -> dict[str, list[Manifest]]:
 
 @pytest.mark.parametrize("folder", FOLDERS)
 def test_a_rendering_keeps_every_rule(renderings: dict[str, list[Manifest]], folder: str) -> None:
-    assert [str(finding) for finding in lint(renderings[folder], command_problem)] == []
+    assert [str(finding) for finding in lint(renderings[folder], _problem)] == []
 
 
 @pytest.mark.skipif(not CRDS.is_dir(), reason="../shared/kuberay-crds is not there")

@@ -6,6 +6,7 @@ import copy
 import re
 from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,18 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.main import get_command
 
 from raypose import k8s
-from raypose.cli.k8s import command_problem
+from raypose.cli.parsing import command_problem
+from raypose.cli.root import app
 from raypose.errors import ConfigError
 from raypose.k8s.lint import lint
 from raypose.k8s.manifest import Manifest, quantity, read_manifests
 from raypose.k8s.mounted import shell_commands
 from raypose.k8s.render import unique_name, with_unique_jobs
+
+_problem = partial(command_problem, get_command(app))
 
 BASE = Path(__file__).parents[2] / "k8s" / "base"
 JOB, SERVICE, NAMESPACE, ROLE, CONFIG = "RayJob", "RayService", "Namespace", "Role", "ConfigMap"
@@ -43,7 +48,7 @@ GOOD = {folder: objects_of(folder) for folder in ("setup", "train", "serve")}
 
 
 def rules_broken(objects: list[dict[str, Any]]) -> set[str]:
-    return {finding.rule for finding in lint([Manifest(one) for one in objects], command_problem)}
+    return {finding.rule for finding in lint([Manifest(one) for one in objects], _problem)}
 
 
 def test_the_manifests_of_raypose_break_no_rule() -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from raypose.cli.parsing import command_problem
 from raypose.errors import ConfigError
 
 app = typer.Typer(help="Render and check manifests for Kubernetes with KubeRay.", no_args_is_help=True)
@@ -16,7 +18,10 @@ Source = Annotated[str, typer.Argument(help="Folder of a kustomization, such as 
 
 
 @app.command()
-def lint(sources: Annotated[list[str], typer.Argument(help="Folders of kustomizations, or YAML files.")]) -> None:
+def lint(
+    context: typer.Context,
+    sources: Annotated[list[str], typer.Argument(help="Folders of kustomizations, or YAML files.")],
+) -> None:
     """Check manifests by the rules of docs/kubernetes.md; exit code 2 and a line for each rule that is broken."""
     from raypose.k8s.lint import lint as findings_of
     from raypose.k8s.render import read
@@ -24,7 +29,7 @@ def lint(sources: Annotated[list[str], typer.Argument(help="Folders of kustomiza
     problems = []
     for source in sources:
         manifests = read(source)
-        found = findings_of(manifests, command_problem)
+        found = findings_of(manifests, partial(command_problem, context.find_root().command))
         problems += [f"{source}: {finding}" for finding in found]
         if not found:
             typer.echo(f"{source}: {len(manifests)} objects, all rules kept")
@@ -34,6 +39,7 @@ def lint(sources: Annotated[list[str], typer.Argument(help="Folders of kustomiza
 
 @app.command()
 def render(
+    context: typer.Context,
     source: Source,
     unique: Annotated[
         bool, typer.Option("--unique", help="Give each job a name with the time in it: a RayJob runs only once.")
@@ -49,7 +55,7 @@ def render(
     manifests = read(source)
     if unique:
         manifests = with_unique_jobs(manifests, datetime.now())
-    found = findings_of(manifests, command_problem)
+    found = findings_of(manifests, partial(command_problem, context.find_root().command))
     if found:
         raise ConfigError([f"{source}: {finding}" for finding in found])
     typer.echo(to_yaml(manifests), nl=False)
@@ -64,28 +70,3 @@ def monitoring(
 
     written = write_files(root)
     typer.echo("\n".join(f"wrote {name}" for name in written) or "all files are there as they should be")
-
-
-def command_problem(words: list[str]) -> str | None:
-    """What `raypose` would say to these arguments before it does anything; None where it would begin."""
-    from typer.core import TyperGroup
-    from typer.main import get_command
-
-    from raypose.cli.root import app as root
-
-    command, name = get_command(root), "raypose"
-    while isinstance(command, TyperGroup):
-        if not words:
-            return "names no command"
-        word, *words = words
-        if word not in command.commands:
-            return f"there is no command {word!r}"
-        command, name = command.commands[word], f"{name} {word}"
-    try:
-        command.make_context(name, list(words))
-    except Exception as error:
-        # Typer keeps the classes of its parser's errors to itself; what tells them apart is the text for users.
-        if not hasattr(error, "format_message"):
-            raise
-        return str(error.format_message())
-    return None

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
+from raypose.cli.parsing import command_problem
 from raypose.errors import ConfigError
 
 SETTINGS = {"allow_extra_args": True, "allow_interspersed_args": False, "ignore_unknown_options": False}
 
 
 def submit(
+    context: typer.Context,
     command: Annotated[
         list[str] | None, typer.Argument(metavar="COMMAND …", help="A command of raypose as you would type it.")
     ] = None,
@@ -40,14 +42,15 @@ def submit(
 
     Options of submit come before the command. The token of the cluster is read from RAY_AUTH_TOKEN.
     """
-    from raypose.cli.k8s import command_problem
     from raypose.submit.job import Cluster
 
     words = list(command or ())
     if (follow is None) == (not words):
         raise ConfigError("submit: name a command such as 'train run.yaml', or --follow JOB")
     if follow is None:
-        problem = "is no command for a cluster" if words[0] in ("submit", "serve") else command_problem(words)
+        runs_here = words[0] in ("submit", "serve")
+        root = context.find_root().command
+        problem = "is no command for a cluster" if runs_here else command_problem(root, words)
         if problem is not None:
             raise ConfigError(f"submit {words[0]}: {problem}")
     cluster = Cluster(address)
