@@ -36,6 +36,8 @@ def requests(code: str, values: str) -> tuple[str, str]:
 
 STEP, WAIT = 'raypose_train_step{run="a"}', 'raypose_train_data_wait_seconds_total{run="a"}'
 AGE, LOSS = 'raypose_checkpoint_age_seconds{run="a"}', 'raypose_train_loss{run="a",loss="box_loss"}'
+FETCHED, EPOCH = 'raypose_data_fetched_bytes_total{run="a"}', 'raypose_train_epoch{run="a"}'
+DATA = ('raypose_data_bytes{run="a"}', "1000x200")
 RESTARTS, BAD = 'raypose_restarts_total{run="a",cause="node_lost"}', 'raypose_data_bad_images_total{run="a"}'
 CHANGES = 'raypose_serve_model_changes_total{replica="r",outcome="refused"}'
 USED, FREE = 'ray_node_disk_usage{ip="10.0.0.1"}', 'ray_node_disk_free{ip="10.0.0.1"}'
@@ -44,6 +46,13 @@ CASES = {
     "RayposeStepStalled": Case(((STEP, "7x200"), RUNNING), (((STEP, "0+1x200"), RUNNING), ((STEP, "7x200"), FINISHED))),
     "RayposeDataBound": Case(
         ((WAIT, "0+30x200"), RUNNING), (((WAIT, "0+6x200"), RUNNING), ((WAIT, "0+30x200"), FINISHED))
+    ),
+    "RayposeCacheThrash": Case(
+        ((FETCHED, "0+400x200"), (EPOCH, "0+0.1x200"), DATA),
+        (
+            ((FETCHED, "0+80x200"), (EPOCH, "0+0.1x200"), DATA),  # a cache that holds less than the set
+            ((FETCHED, "0x60 0+100x10 1000x200"), (EPOCH, "0+0.001x200"), DATA),  # fetched well ahead
+        ),
     ),
     "RayposeCheckpointTooOld": Case(
         ((AGE, "3000+60x200"), RUNNING), (((AGE, "600x200"), RUNNING), ((AGE, "3000+60x200"), FINISHED))

@@ -103,6 +103,7 @@ def test_several_processes_fetch_a_shard_exactly_once(
         process.join()
     assert [process.exitcode for process in processes] == [0] * 3
     assert remote.downloads() == 1
+    assert cache.fetched_bytes() == manifest.shards[0].size_bytes
 
 
 def test_threads_fetch_a_shard_exactly_once(cache: NodeCache, manifest: Manifest, remote: RemoteStore) -> None:

@@ -108,6 +108,7 @@ def test_restarts_are_counted_by_their_cause() -> None:
     values = scrape_after(STARTED, steps(6), WorkersFailed("node_lost", "gone"), again, again)
     assert values["raypose_restarts_total", (("cause", "node_lost"),)] == 1
     assert values["raypose_restarts_total", (("cause", "unknown"),)] == 1
+    assert values["raypose_restarts_total", (("cause", "preempted"),)] == 0, "the first one has to be seen as growth"
     assert values["raypose_workers", ()] == 1
     assert values["raypose_train_step", ()] == 4
 

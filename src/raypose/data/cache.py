@@ -4,6 +4,7 @@
     shards/SHA256       a verified shard; its time of change is the time of its last use
     fetching/SHA256.lock, fetching/SHA256/    a fetch under way: the bytes it has reserved, what has come so far
     readers/ID          one for each process that fetches ahead
+    fetched             bytes of all shards that ever came here, in decimal digits
 
 Every state is a file or a kernel lock, so nothing has to be repaired after a crash: a lock goes with its process, and
 what a killed fetch left is removed by whoever needs room next.
@@ -123,6 +124,13 @@ class NodeCache:
                     lock.release()  # its process was killed
         return count
 
+    def fetched_bytes(self) -> int:
+        """Of all shards that ever came here, for whatever process and run; of those that came again, again."""
+        try:
+            return int((self.folder / "fetched").read_bytes() or b"0")
+        except FileNotFoundError:
+            return 0
+
     def contents(self) -> list[CachedShard]:
         """Every shard that is here, least recently used first."""
         found = []
@@ -170,6 +178,7 @@ class NodeCache:
             fcntl.flock(file, fcntl.LOCK_SH)
             with self._alone():
                 path.replace(self._shard_path(shard.sha256))
+                (self.folder / "fetched").write_bytes(str(self.fetched_bytes() + shard.size_bytes).encode())
                 _remove_tree(folder)
                 claim.release()  # in the same moment, or its bytes would count twice
             undo.pop_all()

@@ -117,6 +117,11 @@ class ShardSet:
         with Prefetcher(self._cache, self._store, self.manifest.shards, upcoming) as prefetcher:
             yield prefetcher.move_on
 
+    @property
+    def size_bytes(self) -> int:
+        """Of all shards."""
+        return sum(shard.size_bytes for shard in self.manifest.shards)
+
     def require_room(self) -> None:
         """Raise ConfigError where the cache is too small for one of the shards."""
         largest = max(self.manifest.shards, key=lambda shard: shard.size_bytes, default=None)
@@ -132,7 +137,7 @@ class ShardSet:
         None where it can. Reading works all the same, but fetches shards again and again.
         """
         needed_bytes = processes * sum(self.manifest.shards[shard].size_bytes for shard in shards)
-        needed_bytes = min(needed_bytes, sum(shard.size_bytes for shard in self.manifest.shards))
+        needed_bytes = min(needed_bytes, self.size_bytes)
         if self._cache is None or needed_bytes <= self._cache.capacity_bytes:
             return None
         return (

@@ -77,6 +77,8 @@ class _Loop:
         self._feed = parts.feed(parts.progress.step)
         self._bad_images_counted = 0
         self._images_read_counted = 0
+        self._cache = parts.train_set.cache
+        self._fetched_bytes_counted = self._cache.fetched_bytes() if self._cache else 0
         self._profiler = StepProfiler(parts.config.train.profile, parts.world, parts.store, report)
 
     def train(self, progress: TrainProgress) -> TrainProgress:
@@ -169,6 +171,7 @@ class _Loop:
             step_seconds=reading.step_seconds,
             data_wait_seconds=reading.wait_seconds,
             sync_seconds=reading.sync_seconds,
+            fetched_bytes=self._new_fetched_bytes(),
         )
 
     def _validate(self, progress: TrainProgress, epoch: int) -> _Validated:
@@ -235,6 +238,13 @@ class _Loop:
         before, self._images_read_counted = self._images_read_counted, self._feed.images_read
         return self._images_read_counted - before
 
+    def _new_fetched_bytes(self) -> int:
+        """Bytes of shards that came to this node since the last call."""
+        if self._cache is None:
+            return 0
+        before, self._fetched_bytes_counted = self._fetched_bytes_counted, self._cache.fetched_bytes()
+        return max(0, self._fetched_bytes_counted - before)  # somebody may have emptied the folder
+
     def _new_bad_images(self) -> int:
         """Images that failed to decode since the last call, on all workers."""
         new = self._feed.bad_images - self._bad_images_counted
@@ -269,4 +279,5 @@ def _run_started(parts: Parts) -> RunStarted:
         epochs=config.train.epochs,
         start_step=parts.progress.step,
         total_steps=parts.total_steps,
+        data_bytes=parts.train_set.size_bytes + parts.val_set.size_bytes,
     )

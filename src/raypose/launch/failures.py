@@ -9,9 +9,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.train import UserCallback
 
 from raypose.telemetry import WorkersFailed
-
-_MOST_TELLING_FIRST = ("preempted", "out_of_memory", "node_lost", "worker_lost", "worker_hung", "error")
-"""One lost worker makes the others fail with broken connections, which tell less."""
+from raypose.telemetry.metric_table import RESTART_CAUSES
 
 
 class TellFailures(UserCallback):  # type: ignore[misc]  # Ray is not checked
@@ -28,7 +26,7 @@ class TellFailures(UserCallback):  # type: ignore[misc]  # Ray is not checked
 def failure_of(worker_exceptions: Mapping[int, Exception]) -> WorkersFailed:
     """The most telling of what happened to workers, by rank."""
     causes = {rank: _cause_of(error) for rank, error in worker_exceptions.items()}
-    rank = min(causes, key=lambda one: (_MOST_TELLING_FIRST.index(causes[one]), one))
+    rank = min(causes, key=lambda one: (RESTART_CAUSES.index(causes[one]), one))
     return WorkersFailed(causes[rank], f"worker {rank}: {last_line(worker_exceptions[rank])}")
 
 

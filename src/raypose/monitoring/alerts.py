@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from raypose.monitoring.dashboards import disk_share
+from raypose.monitoring.dashboards import disk_share, fetches_an_epoch
 from raypose.telemetry import metric_table as table
 
 RUNBOOK = "docs/troubleshooting.md"
@@ -62,6 +62,14 @@ RUN_ALERTS = (
         "15m",
         "ticket",
         "Run {{ $labels.run }} waits for data {{ $value | humanizePercentage }} of its time.",
+    ),
+    Alert(
+        "RayposeCacheThrash",
+        # A node needs each shard once an epoch at most; at first it fetches well ahead, but nothing twice.
+        f"{fetches_an_epoch('', '[30m]')} > 2 and {table.FETCHED.name} > 2 * {table.DATA_BYTES.name}",
+        "15m",
+        "ticket",
+        "The node of {{ $labels.run }} fetches its shards {{ $value | humanize }} times an epoch.",
     ),
     Alert(
         "RayposeCheckpointTooOld",

@@ -63,6 +63,12 @@ def run_dashboard() -> Dashboard:
                     Panel(
                         "images decoded", (Query(f"rate({table.IMAGES.name}{_RUN}{_WINDOW})", "by the leader"),), "cps"
                     ),
+                    Panel(
+                        "shards fetched",
+                        (Query(fetches_an_epoch(_RUN, _WINDOW), "times an epoch"),),
+                        "none",
+                        description="By the leader's node: 1 or less, and 0 once the cache holds what it reads.",
+                    ),
                     Panel("checkpoints", (Query(f"increase({table.CHECKPOINTS.name}{_RUN}[1h])", "in an hour"),)),
                 ),
             ),
@@ -171,6 +177,12 @@ def service_dashboard() -> Dashboard:
 def disk_share() -> str:
     """Share of a node's disk that is in use, by Ray's metrics."""
     return "ray_node_disk_usage / (ray_node_disk_usage + ray_node_disk_free)"
+
+
+def fetches_an_epoch(labels: str, window: str) -> str:
+    """How often the leader's node fetches the run's shards while an epoch is trained."""
+    epochs = f"delta({table.EPOCH.name}{labels}{window})"
+    return f"increase({table.FETCHED.name}{labels}{window}) / ({epochs} * {table.DATA_BYTES.name}{labels})"
 
 
 def _restarts(window: str) -> str:

@@ -46,6 +46,8 @@ class ServeMetrics:
             "raypose_serve_model_changes", "Attempts to serve another model: changed, or refused.",
             ("replica", "outcome"), registry=self.registry,
         )  # fmt: skip
+        for outcome in ("changed", "refused"):
+            self._swaps.labels(replica, outcome)  # as 0 from the first scrape: to see it grow takes two values
 
     def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
         return Histogram(

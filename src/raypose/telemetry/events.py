@@ -25,6 +25,8 @@ class RunStarted:
     epochs: int
     start_step: int
     total_steps: int
+    data_bytes: int = 0
+    """Of the shards of both sets."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +55,8 @@ class StepsDone:
     """How long training waited for its next batch in these steps."""
     sync_seconds: float
     """How long the leader, its own gradients done, waited for the sum over all workers."""
+    fetched_bytes: int = 0
+    """Shards that came into the cache of the leader's node meanwhile, for whatever process."""
 
     @property
     def data_wait_fraction(self) -> float:

@@ -28,6 +28,8 @@ RUN_INFO = Metric(
     ("architecture", "optimizer", "device", "precision"),
 )
 RUN_FINISHED = Metric("raypose_run_finished", "gauge", "", "1 once the run has ended and its summary is written.")
+RESTART_CAUSES = ("preempted", "out_of_memory", "node_lost", "worker_lost", "worker_hung", "error", "unknown")
+"""What ends workers, most telling first. One lost worker makes the others fail with errors, which tell less."""
 RESTARTS = Metric("raypose_restarts_total", "counter", "", "Restarts of the workers, by cause.", ("cause",))
 WORKERS = Metric("raypose_workers", "gauge", "", "Workers that train.")
 STEP = Metric("raypose_train_step", "gauge", "", "Batches trained; falls back where a restart does some again.")
@@ -39,6 +41,13 @@ STEP_SECONDS = Metric(
 SAMPLES = Metric("raypose_train_samples_total", "counter", "", "Training images given to the model, by all workers.")
 IMAGES = Metric("raypose_data_images_total", "counter", "", "Images decoded by the leader; a mosaic takes four.")
 BAD_IMAGES = Metric("raypose_data_bad_images_total", "counter", "", "Images that did not decode, of all workers.")
+FETCHED = Metric(
+    "raypose_data_fetched_bytes_total",
+    "counter",
+    "bytes",
+    "Shards that came into the cache of the leader's node, for all that share it. 0 where shards are read in place.",
+)
+DATA_BYTES = Metric("raypose_data_bytes", "gauge", "bytes", "Shards of the training and the validation set.")
 DATA_WAIT = Metric("raypose_train_data_wait_seconds_total", "counter", "seconds", "Time training waited for data.")
 SYNC = Metric(
     "raypose_train_sync_seconds_total",
@@ -67,6 +76,6 @@ VAL_METRIC = Metric("raypose_val_metric", "gauge", "", "Result of the last valid
 
 METRICS = (
     RUN_INFO, RUN_FINISHED, RESTARTS, WORKERS, STEP, STEPS_PLANNED, EPOCH, STEP_SECONDS, SAMPLES, IMAGES, BAD_IMAGES,
-    DATA_WAIT, SYNC, VAL_SECONDS, CHECKPOINT_BLOCKED, CHECKPOINTS, CHECKPOINT_AGE, LOSS, LEARNING_RATE, GRADIENT_NORM,
-    MEMORY, VAL_METRIC,
+    FETCHED, DATA_BYTES, DATA_WAIT, SYNC, VAL_SECONDS, CHECKPOINT_BLOCKED, CHECKPOINTS, CHECKPOINT_AGE, LOSS,
+    LEARNING_RATE, GRADIENT_NORM, MEMORY, VAL_METRIC,
 )  # fmt: skip

@@ -40,9 +40,12 @@ class RunMetrics:
         self._failure = "unknown"
         self._durable_at_s = clock()
         self._of(table.CHECKPOINT_AGE).set_function(lambda: self._clock() - self._durable_at_s)
+        # There from the first scrape, as 0: to see something grow takes two values.
         for metric in METRICS:
             if metric.kind == "counter" and not metric.labels:
-                self._of(metric)  # there from the first scrape, as 0: a rate needs two values
+                self._of(metric)
+        for cause in table.RESTART_CAUSES:
+            self._of(table.RESTARTS, cause)
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted):
@@ -69,6 +72,7 @@ class RunMetrics:
         self._of(table.WORKERS).set(event.workers)
         self._of(table.STEP).set(event.start_step)
         self._of(table.STEPS_PLANNED).set(event.total_steps)
+        self._of(table.DATA_BYTES).set(event.data_bytes)
 
     def _add_steps(self, event: StepsDone) -> None:
         self._of(table.STEP).set(event.step)
@@ -77,6 +81,7 @@ class RunMetrics:
             self._of(table.STEP_SECONDS).observe(seconds)
         self._of(table.SAMPLES).inc(event.samples)
         self._of(table.IMAGES).inc(event.images_read)
+        self._of(table.FETCHED).inc(event.fetched_bytes)
         self._of(table.DATA_WAIT).inc(event.data_wait_seconds)
         self._of(table.SYNC).inc(event.sync_seconds)
         self._of(table.MEMORY).set(event.memory_bytes)
