@@ -13,6 +13,8 @@ from tests.simulated_trials import BEST_LR0, STEPS_PER_EPOCH, SimulatedTrials, s
 
 from raypose.checkpoint import CheckpointStore
 from raypose.config import load_config
+from raypose.errors import RunTakenOverError
+from raypose.launch.claim import Claim, ClaimedStore
 from raypose.storage.local import LocalStore
 from raypose.tune.checks import Sweep
 from raypose.tune.controller import Controller, View
@@ -174,6 +176,24 @@ def test_a_sweep_that_dies_at_any_write_comes_to_the_same_trials(write: int, tmp
     assert [(trial.parameters, trial.measured, trial.status, trial.steps) for trial in done] == [
         (trial.parameters, trial.measured, trial.status, trial.steps) for trial in expected
     ]
+
+
+def test_a_sweep_that_another_process_goes_on_with_ends_and_writes_no_more(tmp_path: Path) -> None:
+    store, runner = LocalStore(tmp_path / "sweep"), SimulatedTrials()
+    records: list[list[Trial]] = []
+
+    def watch(view: View) -> None:
+        if not records and any(trial.epoch >= 2 for trial in view.trials):
+            Claim.take(store)
+            records.append(Records(store).read()[1])
+        runner.watch(view)
+
+    claimed = ClaimedStore(store, Claim.take(store))
+    controller = Controller(simulated_sweep(tmp_path), claimed, runner, slots=1, state=SweepState(), watch=watch)
+    with pytest.raises(RunTakenOverError, match="has taken this run over"):
+        controller.run()
+    runner.kill()
+    assert Records(store).read()[1] == records[0]
 
 
 def test_a_population_takes_over_the_weights_of_the_best_bit_for_bit(tmp_path: Path) -> None:

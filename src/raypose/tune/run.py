@@ -212,8 +212,11 @@ def read_warm_starts(sweep: Sweep) -> list[Point]:
 def _run(
     sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[Trial], costs: Costs, watch: Watch
 ) -> SweepResult:
+    from raypose.launch.claim import Claim, ClaimedStore
     from raypose.launch.cluster import ray_cluster
 
+    # Of two processes that run one sweep, the later goes on; the earlier ends at its next record.
+    store = ClaimedStore(store, Claim.take(store))
     parent = _parent_of(sweep, store)
     with ray_cluster(Room.local_cpus(sweep)):
         import ray

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from raypose.config import RunConfig
-from raypose.errors import ConfigError, RunInterruptedError
+from raypose.errors import ConfigError, RunInterruptedError, RunTakenOverError
 from raypose.telemetry import Event
 
 
@@ -61,5 +61,5 @@ def _train(
         return Ended()
     except Exception as error:  # whatever it is, the other trials go on
         line = (str(error) or type(error).__name__).splitlines()[0]
-        return Ended(error=line, is_worth_a_retry=not isinstance(error, ConfigError))
+        return Ended(error=line, is_worth_a_retry=not isinstance(error, ConfigError | RunTakenOverError))
     return Ended(summary)
