@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from markupsafe import Markup, escape
 
 WIDTH, HEIGHT = 420.0, 250.0
-LEFT, RIGHT, TOP, BOTTOM = 46.0, 12.0, 10.0, 40.0
+LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 40.0
 
 _NAME_LETTER, _NAME_LEAST, _NAME_MOST = 6.6, 64.0, 168.0
 
