@@ -1,0 +1,110 @@
+"""`raypose predict --workers` from a bucket into a bucket: a worker and the driver killed with -9, and called again."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import boto3
+import psutil
+import pytest
+from tests.s3.conftest import free_port
+from tests.s3.servers import Moto
+from tests.served_run import add_checkpoint
+
+from raypose.data.synth import synthesize
+from raypose.storage import ObjectStore, open_store
+
+pytestmark = pytest.mark.ray
+
+IMAGES = 1000
+BAD = "photos/0500.jpg"
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """A bucket with IMAGES small images, one of them none."""
+    server = Moto(free_port())
+    for name, value in {
+        "AWS_ENDPOINT_URL": server.endpoint,
+        "AWS_ACCESS_KEY_ID": "raypose-access",
+        "AWS_SECRET_ACCESS_KEY": "raypose-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    client = boto3.client("s3")
+    client.create_bucket(Bucket="people")
+    drawn = [sample.image for sample in synthesize(8, seed=5, size_px=96)]
+    for number in range(IMAGES):
+        client.put_object(Bucket="people", Key=f"photos/{number:04}.jpg", Body=drawn[number % len(drawn)])
+    client.put_object(Bucket="people", Key=BAD, Body=b"no image")
+    yield open_store("s3://people")
+    server.kill()
+
+
+class Driver:
+    """The command, as a process of its own."""
+
+    def __init__(self, model: Path, log: Path) -> None:
+        self.log = log
+        command = "predict s3://people/photos --out s3://people/found --workers 2 --no-pictures --imgsz 96"
+        with log.open("wb") as file:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from raypose.cli import main; main()", *command.split(), "--model", str(model)],
+                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
+            )  # fmt: skip
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert self.process.poll() is None, self.log.read_text()
+            assert time.monotonic() < deadline, self.log.read_text()
+            time.sleep(0.02)
+
+    def kill_a_worker(self) -> None:
+        workers = [
+            child for child in psutil.Process(self.process.pid).children(recursive=True)
+            if any("_Actor" in word for word in child.cmdline())
+        ]  # fmt: skip
+        assert workers, "no worker process was found"
+        workers[0].send_signal(signal.SIGKILL)
+
+
+def published(bucket: ObjectStore) -> int:
+    return len(list(bucket.list("found/predictions/")))
+
+
+@pytest.mark.timeout(300)
+def test_every_input_has_one_result_though_a_worker_and_the_driver_were_killed(
+    bucket: ObjectStore, tmp_path: Path
+) -> None:
+    model = add_checkpoint(tmp_path / "run", 1, seed=1, pose_ap=0.5)
+    first = Driver(model, tmp_path / "first.log")
+    first.wait_until(lambda: published(bucket) >= 1)
+    first.kill_a_worker()
+    before = published(bucket)
+    first.wait_until(lambda: published(bucket) > before)
+    os.kill(first.process.pid, signal.SIGKILL)
+    first.process.wait()
+    kept = {entry.key: bucket.read(entry.key) for entry in bucket.list("found/predictions/")}
+    assert not bucket.exists("found/summary.json")
+    assert 2 <= len(kept) < 8
+
+    second = Driver(model, tmp_path / "second.log")
+    assert second.process.wait(timeout=120) == 3, second.log.read_text()  # one image is none
+    assert BAD in second.log.read_text()
+    parts = {entry.key: bucket.read(entry.key) for entry in bucket.list("found/predictions/")}
+    assert {key: parts[key] for key in kept} == kept
+    rows = [json.loads(line) for content in parts.values() for line in content.splitlines()]
+    assert sorted(row["file"] for row in rows) == [f"{number:04}.jpg" for number in range(IMAGES)]
+    assert [row["file"] for row in rows if "error" in row] == [Path(BAD).name]
+    summary = json.loads(bucket.read("found/summary.json"))
+    assert (summary["inputs"], summary["images"], summary["failed"]) == (IMAGES, IMAGES - 1, 1)
+    assert summary["resumed"] == sum(len(content.splitlines()) for content in kept.values())
