@@ -104,7 +104,7 @@ class _Actor:
 
 
 def _be_quiet(context: Any) -> None:
-    """Ray Data draws bars of its own."""
+    """Ray Data draws bars of its own, and warns where they are turned off."""
     context.enable_progress_bars = False
-    for name in ("ray.data", "ray.data._internal"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    for name, level in (("ray.data", logging.WARNING), ("ray.data._internal.progress", logging.ERROR)):
+        logging.getLogger(name).setLevel(level)
