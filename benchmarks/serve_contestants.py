@@ -16,6 +16,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from fastapi import FastAPI, Request
 
 IMGSZ, BATCH = 640, 8
 
@@ -37,7 +38,6 @@ def as_answer(result: Any) -> list[dict[str, Any]]:
 def run_fastapi(weights: Path, port: int) -> None:
     """FastAPI before `YOLO.predict`, one at a time, which is what its documentation asks for."""
     import uvicorn
-    from fastapi import FastAPI, Request
     from starlette.concurrency import run_in_threadpool
     from ultralytics import YOLO
 
