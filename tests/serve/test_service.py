@@ -155,21 +155,3 @@ def test_after_a_killed_replica_the_service_is_whole_again_by_itself(served: Ser
         time.sleep(0.2)
     with Client(served.url, retries=60, timeout_s=5) as client:
         assert client.predict(jpeg()).images[0].people
-
-
-def test_what_was_accepted_before_the_end_is_answered(served: Served) -> None:
-    answers: list[int] = []
-
-    def ask() -> None:
-        with Client(served.url, retries=0) as client:
-            answers.append(len(client.predict(*[jpeg()] * 16).images))
-
-    threads = [threading.Thread(target=ask) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    time.sleep(0.1)  # for the requests to arrive
-    served.process.send_signal(signal.SIGTERM)
-    for thread in threads:
-        thread.join()
-    assert answers == [16, 16]
-    assert served.process.wait(120) == 0
