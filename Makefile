@@ -45,7 +45,7 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two mi
 test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
 	$(BIN)/pytest tests --ignore=tests/unit -m "not slow"
 
-test-slow: $(INSTALLED)  ## The tests that take minutes each: a cluster that grows and shrinks
+test-slow: $(INSTALLED)  ## The tests that take minutes each: clusters of several nodes, rendered manifests, long ones of the service
 	$(BIN)/pytest tests -m slow
 
 demo: $(INSTALLED)  ## Draw a data set, train and validate on two local Ray workers, predict
