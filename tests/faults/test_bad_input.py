@@ -284,9 +284,6 @@ MODELS = {
     "prediction source without images": data(
         "predict people/labels --model {model}", "people/labels: 6 files, none of them an image"
     ),
-    "video that is none": data(
-        "predict film.mp4 --model {model}", "film.mp4: cannot be opened", spoil=write("film.mp4", "not a film")
-    ),
     "predictions in place of a file": failed(
         "predict people/images --model {model} --out coco.json", "coco.json", "choose a place that can be written to"
     ),

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from raypose.batch.sources import Source, open_source
 from raypose.errors import ConfigError, DataError
-from raypose.storage import ObjectStore, ancestry, is_remote
+from raypose.storage import ObjectStore, ancestry, is_remote, require_writable
 from raypose.vision.draw import KeypointText
 
 PLAN_FILE = "plan.json"
@@ -93,7 +93,9 @@ def settle_plan(store: ObjectStore, source: str, settings: Settings) -> Plan:
     """
     source = source if is_remote(source) else str(Path(source).expanduser().absolute())
     if not store.exists(PLAN_FILE):
-        _publish(store, source, settings, open_source(source))
+        found = open_source(source)
+        require_writable(store, "out")
+        _publish(store, source, settings, found)
     plan = _read(store)
     differences = _differences(plan, source, settings)
     if differences:

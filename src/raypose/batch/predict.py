@@ -18,7 +18,7 @@ from raypose.batch.work import PartWork, PosePredictor
 from raypose.data.threads import map_in_threads
 from raypose.errors import ConfigError
 from raypose.inference import lanes_of
-from raypose.storage import ObjectStore, open_store, require_writable
+from raypose.storage import ObjectStore, open_store
 
 SUMMARY_FILE = "summary.json"
 _SHOWN_FAILURES = 100
@@ -85,12 +85,13 @@ def predict_source(
         if value is not None and value < 1:
             raise ConfigError(f"{name} {value} predicts nothing; use 1 or more")
     store = open_store(str(out))
-    require_writable(store, "out")
+    # Before anything is written: a model that cannot be used leaves nothing behind.
+    predictor = open_predictor() if workers is None else None
     plan = settle_plan(store, source, settings)
     course = _Course(plan.inputs, on_progress or (lambda progress: None))
     missing = _take_up(plan, store, course)
     if missing:
-        for part, tally in _predicted(plan, missing, store, open_predictor, workers, batch, course):
+        for part, tally in _predicted(plan, missing, store, open_predictor, predictor, workers or 1, batch, course):
             course.add(part, tally)
     summary = course.summary(str(out))
     store.write(SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
@@ -115,12 +116,13 @@ def _predicted(
     parts: Sequence[Part],
     store: ObjectStore,
     open_predictor: Opener,
-    workers: int | None,
+    predictor: PosePredictor | None,
+    workers: int,
     batch: int,
     course: _Course,
 ) -> Iterator[tuple[Part, Tally]]:
-    if workers is None:
-        predictor = open_predictor()
+    """By the model that is open here, or by workers that open it."""
+    if predictor is not None:
         with lanes_of(predictor) as lanes:
             work = PartWork(plan, store, predictor, lanes, batch=batch, on_images=course.predicted)
             yield from ((part, work(part)) for part in parts)

@@ -16,6 +16,9 @@ from raypose.structures import ImageArray
 # FFmpeg, inside OpenCV, would print what it finds in a broken video beside the error that says it. Read at first use.
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
+# OpenCV itself would, too.
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+
 _USUAL_FPS = 25.0
 _COMPLETE = 0.9
 """Containers state their frame count only roughly; a video that yields less than this share of it was cut off."""
