@@ -1,12 +1,15 @@
-"""A local Ray for the tests of each file, and one set of drawn people."""
+"""A local Ray, one set of drawn people and one run that was trained on them, for all tests of this folder."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tests.data_sets import build_synthetic
+from tests.data_sets import build_synthetic, tiny_run
+
+from raypose.telemetry import Event
 
 
 @pytest.fixture(scope="session")
@@ -15,7 +18,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 # Not for the session: tests of other folders want a Ray with another environment.
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[None]:
     """More logical CPUs than there are real ones, so that runs of several workers fit anywhere."""
     import ray
@@ -23,3 +26,14 @@ def cluster() -> Iterator[None]:
     ray.init(address="local", num_cpus=4, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
     yield
     ray.shutdown()
+
+
+@pytest.fixture(scope="package")
+def finished(cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Event]]:
+    """The summary of a run of two workers, and what its driver heard."""
+    import raypose
+
+    events: list[Event] = []
+    settings = ("scaling.workers=2", "scaling.cpus_per_worker=1", "val.batch=4")
+    summary = raypose.train(tiny_run(data, tmp_path_factory.mktemp("runs"), *settings), report=events.append)
+    return summary, events

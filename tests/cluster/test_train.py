@@ -27,14 +27,6 @@ from raypose.vision.decode import decode_rgb
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
-@pytest.fixture(scope="module")
-def finished(cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Event]]:
-    """One run of two workers that several tests look at."""
-    events: list[Event] = []
-    config = tiny_run(data, tmp_path_factory.mktemp("runs"), "scaling.workers=2", "scaling.cpus_per_worker=1")
-    return raypose.train(config, report=events.append), events
-
-
 def test_the_summary_says_what_happened(finished: tuple[dict[str, Any], list[Event]]) -> None:
     summary, _ = finished
     assert summary["status"] == "completed"

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.data_sets import tiny_run
 
 import raypose
 from raypose.cli import main
@@ -21,15 +20,15 @@ from raypose.errors import CheckpointError, DataError
 from raypose.inference import Predictor
 from raypose.launch.validate import predict_on_ray
 from raypose.structures import ImageResult, json_ready
+from raypose.telemetry import Event
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
 
 @pytest.fixture(scope="module")
-def run(cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """A run that was trained, and validated, by two workers."""
-    settings = ("scaling.workers=2", "scaling.cpus_per_worker=1", "val.batch=4")
-    return raypose.train(tiny_run(data, tmp_path_factory.mktemp("runs"), *settings))
+def run(finished: tuple[dict[str, Any], list[Event]]) -> dict[str, Any]:
+    """The summary of a run that was trained, and validated, by two workers."""
+    return finished[0]
 
 
 def printed_by_val(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tests.data_sets import tiny_run
+from tests.data_sets import build_synthetic, tiny_run
 
 import raypose
 from raypose.checkpoint import CheckpointStore
@@ -37,7 +37,8 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
 
 
 @pytest.mark.timeout(600)
-def test_a_run_shrinks_with_its_cluster_and_grows_again(nodes: Cluster, data: Path, tmp_path: Path) -> None:
+def test_a_run_shrinks_with_its_cluster_and_grows_again(nodes: Cluster, tmp_path: Path) -> None:
+    data = build_synthetic(tmp_path / "data")
     config = tiny_run(
         data, tmp_path, "scaling.workers={min: 1, max: 2}", "scaling.virtual_workers=4", "scaling.cpus_per_worker=1",
         "scaling.resize_every_s=5", "train.epochs=1000", "val.every_epochs=1000", "checkpoint.every_steps=5",
