@@ -182,6 +182,7 @@ def test_images_are_predicted_from_a_bucket_into_a_bucket(s3_url: str, local_run
     assert [entry.key for entry in store.list("out/pictures/")] == ["out/pictures/a/one.jpg", "out/pictures/b.png.jpg"]
     assert raypose.predict(local_run, source, out, device="cpu").resumed == 3
     assert raypose.predict(local_run, below(s3_url, "in/b.png"), below(s3_url, "one"), device="cpu").images == 1
+    store.write("new/pictures/a.jpg", b"no image")
     with pytest.raises(DataError, match="overwrite"):
         raypose.predict(local_run, below(s3_url, "new/pictures"), below(s3_url, "new"), device="cpu")
     with pytest.raises(DataError, match="no such object"):

@@ -1,0 +1,64 @@
+"""A video through the whole service: lines come while it is under way, and end when nobody reads them."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import re
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import urlopen
+
+import cv2
+import pytest
+from tests.serve.conftest import Served
+from tests.served_run import photograph
+
+pytestmark = pytest.mark.ray
+
+
+def film(folder: Path, frames: int) -> bytes:
+    path = folder / "film.avi"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (320, 240))
+    for number in range(frames):
+        writer.write(cv2.cvtColor(photograph(seed=number % 5), cv2.COLOR_RGB2BGR))
+    writer.release()
+    return path.read_bytes()
+
+
+def ask(served: Served, body: bytes) -> http.client.HTTPConnection:
+    address = urlsplit(served.url)
+    assert address.hostname
+    connection = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
+    connection.request("POST", "/v1/predict/stream?track=true", body)
+    return connection
+
+
+def pending(served: Served) -> float:
+    text = urlopen(f"{served.url}/metrics").read().decode()
+    (value,) = re.findall(r"^raypose_serve_queue_images\{.*\} (\S+)$", text, re.MULTILINE)
+    return float(value)
+
+
+def test_every_frame_of_a_video_comes_back_in_order(served: Served, tmp_path: Path) -> None:
+    connection = ask(served, film(tmp_path, 20))
+    first, *frames, last = [json.loads(line) for line in connection.getresponse()]
+    connection.close()
+    assert first["video"]["fps"] == 10.0
+    assert [frame["frame"] for frame in frames] == list(range(20))
+    assert last == {"end": {"frames": 20}}
+
+
+def test_the_work_ends_with_the_client(served: Served, tmp_path: Path) -> None:
+    connection = ask(served, film(tmp_path, 1000))
+    response = connection.getresponse()
+    assert b"video" in response.readline()
+    assert b'"frame":0' in response.readline()  # long before the last one is done
+    assert pending(served) > 0
+    response.close()
+    connection.close()
+    deadline_s = time.monotonic() + 10
+    while pending(served):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
