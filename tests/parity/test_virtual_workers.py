@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import socket
 from pathlib import Path
 
@@ -56,10 +57,22 @@ def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> De
     return DeviceBatch(targets_from_batch(batch, "cpu"), batch.ids)
 
 
-def train(world: World, architecture: str) -> dict[str, Tensor]:
+def train(
+    world: World, architecture: str, *, sync_bn: bool = False, compiled: bool = False, steps: int = STEPS
+) -> dict[str, Tensor]:
     """Weights, statistics and moving average after a few steps."""
     torch.set_num_threads(1)
-    settings = TrainConfig(epochs=1, batch=16, imgsz=128, optimizer="SGD", lr0=0.01, nbs=16, warmup_epochs=0.0)
+    settings = TrainConfig(
+        epochs=1,
+        batch=16,
+        imgsz=128,
+        optimizer="SGD",
+        lr0=0.01,
+        nbs=16,
+        warmup_epochs=0.0,
+        sync_bn=sync_bn,
+        compile=compiled,
+    )
     model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), settings, seed=0)
     freeze_layers(model, 0)
     set_train_mode(model)
@@ -73,30 +86,35 @@ def train(world: World, architecture: str) -> dict[str, Tensor]:
         lanes=LANES,
         world=world,
     )
-    for number in range(STEPS):
+    for number in range(steps):
         step(number, [micro_batch(number, lane) for lane in world.lanes(LANES)], updates=number)
     return {f"{kind}.{name}": tensor.clone() for kind, module in (("model", model), ("ema", step.average.module))
             for name, tensor in module.state_dict().items()}  # fmt: skip
 
 
-def work(rank: int, size: int, port: int, architecture: str, out: str) -> None:
+def work(rank: int, size: int, port: int, architecture: str, sync_bn: bool, out: str) -> None:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
-    torch.save(train(World(rank, size), architecture), f"{out}/{rank}.pt")
+    torch.save(train(World(rank, size), architecture, sync_bn=sync_bn), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def on_processes(size: int, architecture: str, out: Path) -> list[dict[str, Tensor]]:
+def on_processes(size: int, architecture: str, out: Path, *, sync_bn: bool = False) -> list[dict[str, Tensor]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    mp.spawn(work, args=(size, port, architecture, str(out)), nprocs=size)
+    mp.spawn(work, args=(size, port, architecture, sync_bn, str(out)), nprocs=size)
     return [torch.load(out / f"{rank}.pt") for rank in range(size)]
 
 
-@pytest.mark.parametrize(("architecture", "size"), [("yolo11n-pose", 2), ("yolo11n-pose", 3), ("yolo26n-pose", 2)])
-def test_any_number_of_workers_trains_the_same_model(architecture: str, size: int, tmp_path: Path) -> None:
-    alone = train(World(), architecture)
-    together = on_processes(size, architecture, tmp_path)
+@pytest.mark.parametrize(
+    ("architecture", "size", "sync_bn"),
+    [("yolo11n-pose", 2, False), ("yolo11n-pose", 3, False), ("yolo26n-pose", 2, False), ("yolo11n-pose", 3, True)],
+)
+def test_any_number_of_workers_trains_the_same_model(
+    architecture: str, size: int, tmp_path: Path, *, sync_bn: bool
+) -> None:
+    alone = train(World(), architecture, sync_bn=sync_bn)
+    together = on_processes(size, architecture, tmp_path, sync_bn=sync_bn)
     for name, expected in alone.items():
         for rank, found in enumerate(together):
             torch.testing.assert_close(
@@ -112,3 +130,25 @@ def test_any_number_of_workers_trains_the_same_model(architecture: str, size: in
 def test_the_same_run_twice_is_the_same_to_the_last_bit() -> None:
     first, second = train(World(), "yolo11n-pose"), train(World(), "yolo11n-pose")
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_with_sync_bn_statistics_are_those_of_the_global_batch() -> None:
+    """Of several virtual workers as of one: their losses differ, what the first layer sees does not."""
+    model = build_model(ModelSpec("yolo11n-pose", SKELETON, ("thing",)), TrainConfig(), seed=0)
+    first = next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
+    images = [micro_batch(0, lane).targets["img"] for lane in range(LANES)]
+    set_train_mode(model)
+    with torch.no_grad():
+        model(torch.cat(images))
+    assert first.running_mean is not None
+    expected = first.running_mean.clone()
+    found = train(World(), "yolo11n-pose", sync_bn=True, steps=1)["model.model.0.bn.running_mean"]
+    torch.testing.assert_close(found, expected)
+
+
+def test_a_compiled_model_takes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Captured, but run by torch's own kernels: generating others takes minutes on a processor."""
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    expected, found = (train(World(), "yolo11n-pose", compiled=compiled, steps=1) for compiled in (False, True))
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from raypose.cli import cluster, config, data, k8s, runs
+from raypose.cli.batch_find import batch_find
 from raypose.cli.compare import compare
 from raypose.cli.doctor import doctor
 from raypose.cli.export import export
@@ -34,6 +35,7 @@ def root(debug: bool = typer.Option(False, "--debug", help="Show the traceback o
 
 app.command()(train)
 app.command("lr-find")(lr_find)
+app.command("batch-find")(batch_find)
 app.command()(tune)
 app.command()(val)
 app.command()(compare)

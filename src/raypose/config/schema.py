@@ -139,6 +139,12 @@ class TrainConfig(_Section):
     """Freeze the first N layers, or the layers of this list."""
     freeze_schedule: dict[Annotated[int, Field(ge=1)], Layers] = {}
     """What is frozen instead from an epoch on (counted from 0), such as `{5: 10, 10: 0}`."""
+    sync_bn: bool = False
+    """Normalise by the statistics of the whole global batch instead of those of each virtual worker. A worker then
+    holds its whole part of the batch in memory at once."""
+    compile: bool = False
+    """Compile the model with torch.compile: minutes at every start, faster steps on most GPUs, none on CPUs. Rounds
+    otherwise than the model as it is."""
     multi_scale: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
     """Vary the image size of each step by up to this fraction of imgsz, in multiples of 32."""
     device_augment: bool = False
@@ -414,6 +420,9 @@ class RunConfig(_Section):
             exclude={"train": {"on_bad_loss", "max_bad_steps"}},
         )
         del recipe["train"]["profile"]
+        for later in ("sync_bn", "compile"):
+            if not recipe["train"][later]:
+                del recipe["train"][later]  # a run from before there was such a setting is the same recipe
         recipe["virtual_workers"] = self.scaling.lanes
         return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()
 

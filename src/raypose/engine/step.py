@@ -6,6 +6,7 @@ import contextlib
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,12 +19,13 @@ from raypose.config.schema import STRIDE
 from raypose.engine.average import WeightAverage
 from raypose.engine.batchnorm import VirtualBatchNorm
 from raypose.engine.feed import DeviceBatch
+from raypose.engine.global_batchnorm import normalise_globally
 from raypose.engine.loss_guard import BadStep, LossGuard
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import StepSchedule
 from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
-from raypose.model import compute_loss, freeze_layers, set_train_mode
+from raypose.model import compute_joint_losses, compute_loss, freeze_layers, set_train_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class TrainStep:
         # A CPU has nothing to run ahead of.
         at_once = train.on_bad_loss != "stop" or not world.device.startswith("cuda")
         self.guard = LossGuard(world, at_once=at_once)
+        if train.sync_bn:
+            normalise_globally(model, world)
         self._look_at_what_trains()
 
     def freeze(self, layers: int | tuple[int, ...]) -> None:
@@ -83,9 +87,12 @@ class TrainStep:
         self._look_at_what_trains()
 
     def _look_at_what_trains(self) -> None:
-        self._statistics = VirtualBatchNorm(self.model, self._lanes, self._world)
+        # With sync_bn each worker has one batch of statistics, and all have the same.
+        parts = self._world.size if self._train.sync_bn else self._lanes
+        self._statistics = VirtualBatchNorm(self.model, parts, self._world)
         self._sync_clock = SyncClock(self.model, self._world)
-        self._parallel = _data_parallel(self.model, self._world)
+        forward = torch.compile(self.model, dynamic=False) if self._train.compile else self.model
+        self._parallel = _data_parallel(cast("nn.Module", forward), self._world)
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def __call__(self, step: int, micro_batches: Sequence[DeviceBatch], updates: int) -> StepResult:
@@ -93,16 +100,8 @@ class TrainStep:
         self.schedule.apply(self.optimizer, step)
         size = image_size_of(self._train, step)
         self._statistics.begin_step()
-        losses: list[torch.Tensor] = []
-        for index, batch in enumerate(micro_batches):
-            is_last = index == len(micro_batches) - 1
-            with self._synchronised_only_if(is_last), self.precision.autocast():
-                targets = _resized(batch.targets, size)
-                loss, terms = compute_loss(self._parallel, targets)
-                # Data parallelism averages over processes; Ultralytics' gradient is a sum over GPUs.
-                torch.autograd.backward(loss * self._world.size)
-            losses.append(terms)
-            self._statistics.after_micro_batch()
+        targets = [_resized(batch.targets, size) for batch in micro_batches]
+        losses = self._back_propagate_together(targets) if self._train.sync_bn else self._back_propagate(targets)
         sync_seconds = self._sync_clock.seconds_since_own()
         losses_LT = torch.stack(losses)
         norm = self._clip() if self.schedule.updates_at(step) else None
@@ -114,6 +113,27 @@ class TrainStep:
         if norm is not None:
             self._update(updates + 1)
         return StepResult(losses_LT.sum(dim=0), norm, sync_seconds)
+
+    def _back_propagate(self, micro_batches: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """One after the other; returns the terms of their losses."""
+        losses: list[torch.Tensor] = []
+        for index, targets in enumerate(micro_batches):
+            is_last = index == len(micro_batches) - 1
+            with self._synchronised_only_if(is_last), self.precision.autocast():
+                loss, terms = compute_loss(self._parallel, targets)
+                # Data parallelism averages over processes; Ultralytics' gradient is a sum over GPUs.
+                torch.autograd.backward(loss * self._world.size)
+            losses.append(terms)
+            self._statistics.after_micro_batch()
+        return losses
+
+    def _back_propagate_together(self, micro_batches: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
+        """All in one pass: layers see the whole part of the global batch that is this worker's."""
+        with self.precision.autocast():
+            losses = compute_joint_losses(self._parallel, micro_batches)
+            torch.autograd.backward(torch.stack([loss for loss, _ in losses]).sum() * self._world.size)
+        self._statistics.after_micro_batch()
+        return [terms for _, terms in losses]
 
     def _clip(self) -> torch.Tensor:
         return nn.utils.clip_grad_norm_(self._trainable, self._train.clip_norm)

@@ -9,6 +9,7 @@ from raypose.model.tracking import LEAST_TRACKED_CONF, Tracker, poses_above
 from raypose.model.yolo import (
     ModelSpec,
     build_model,
+    compute_joint_losses,
     compute_loss,
     freeze_layers,
     inference_view,
@@ -36,6 +37,7 @@ __all__ = [
     "build_optimizer",
     "choose_optimizer",
     "compute_in_bfloat16",
+    "compute_joint_losses",
     "compute_loss",
     "export_model",
     "freeze_layers",

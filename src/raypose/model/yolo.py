@@ -7,6 +7,7 @@ micro-batch, as Ultralytics backpropagates it on each GPU. DDP and virtual worke
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -111,12 +112,38 @@ def compute_loss(model: nn.Module, targets: dict[str, Tensor]) -> tuple[Tensor, 
     only the layers compute in low precision: the loss adds what they predict to positions in the grid, and
     bfloat16's 8 bits would round a keypoint 100 cells from the corner to half a cell.
     """
+    return _loss_of(model, targets, in_float32(model(targets["img"])))
+
+
+def compute_joint_losses(model: nn.Module, micro_batches: Sequence[dict[str, Tensor]]) -> list[tuple[Tensor, Tensor]]:
+    """What `compute_loss` says of each, after one forward pass of all their images together.
+
+    BatchNorm sees them as one batch. Images are of one size.
+    """
+    images = [targets["img"] for targets in micro_batches]
+    predictions = in_float32(model(torch.cat(images)))
+    stops = list(itertools.accumulate(map(len, images)))
+    return [
+        _loss_of(model, targets, _part(predictions, slice(start, stop)))
+        for targets, start, stop in zip(micro_batches, [0, *stops], stops, strict=False)
+    ]
+
+
+def _loss_of(model: nn.Module, targets: dict[str, Tensor], predictions: Any) -> tuple[Tensor, Tensor]:
     inner = unwrap(model)
     criterion = _criterion(inner)
-    predictions = in_float32(model(targets["img"]))
     with torch.autocast(targets["img"].device.type, enabled=False):
         loss, items = inner.loss(targets, predictions)
     return loss.sum(), torch.stack([items[name] for name in criterion.loss_names])
+
+
+def _part(predictions: Any, images: slice) -> Any:
+    """The predictions for some of the images."""
+    if isinstance(predictions, dict):
+        return {name: _part(part, images) for name, part in predictions.items()}
+    if isinstance(predictions, list):
+        return [_part(part, images) for part in predictions]
+    return predictions[images]
 
 
 def in_float32(predictions: Any) -> Any:
@@ -204,8 +231,9 @@ def _advance(criterion: Any, epoch: int) -> None:
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model itself, if DDP is around it."""
-    return getattr(model, "module", model)
+    """The model itself, if DDP or torch.compile is around it."""
+    inner = getattr(model, "module", model)
+    return getattr(inner, "_orig_mod", inner)
 
 
 def freeze_layers(model: nn.Module, freeze: int | tuple[int, ...]) -> tuple[str, ...]:
