@@ -5,15 +5,14 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import threading
 import time
-from collections import Counter
 from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
 from tests.hostile_images import HOSTILE
 from tests.serve.conftest import Served
+from tests.serve.load import Load
 from tests.served_run import OTHER_SPEC, add_checkpoint, jpeg, photograph
 
 from raypose import api
@@ -82,35 +81,6 @@ def test_a_connection_that_breaks_off_in_its_body_harms_nobody(served: Served) -
         connection.close()
     with Client(served.url) as client:
         assert client.predict(jpeg()).images[0].people
-
-
-class Load:
-    """Clients that ask all the time; `outcomes` counts versions of answers and codes of refusals."""
-
-    def __init__(self, url: str, clients: int) -> None:
-        self.outcomes: Counter[str] = Counter()
-        self._url, self._end = url, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(clients)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        content = jpeg()
-        with Client(self._url, retries=0, timeout_s=60) as client:
-            while not self._end.is_set():
-                try:
-                    self.outcomes[client.predict(content).model_version] += 1
-                except ServiceError as error:
-                    self.outcomes[error.code] += 1
-                    time.sleep(0.05)
 
 
 def test_models_change_under_load_without_a_failed_request(served: Served) -> None:

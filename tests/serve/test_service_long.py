@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-import threading
 import time
-from collections import Counter
 
 import pytest
 from tests.serve.conftest import Served
-from tests.served_run import add_checkpoint, jpeg
+from tests.serve.load import Load
+from tests.served_run import add_checkpoint
 
-from raypose.serve.client import Client, ImageAnswer, ServiceError
+from raypose.serve.client import Answer, ImageAnswer, ServiceError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -21,39 +20,20 @@ CLIENTS = 3
 CASES = 5000
 
 
-class Witnesses:
-    """Clients that ask for the same image all the time, and keep what each version answered and every refusal."""
+class Witnesses(Load):
+    """A load that keeps what each version answered, and every refusal."""
 
     def __init__(self, url: str) -> None:
+        super().__init__(url, CLIENTS)
         self.people: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
-        self.answers: Counter[str] = Counter()
         self.errors: list[str] = []
-        self._url, self._end = url, threading.Event()
-        self._threads = [threading.Thread(target=self._ask) for _ in range(CLIENTS)]
 
-    def __enter__(self) -> Witnesses:
-        for thread in self._threads:
-            thread.start()
-        return self
+    def keep(self, answer: Answer) -> None:
+        super().keep(answer)
+        self.people.setdefault(answer.model_version, set()).add(_rounded(answer.images[0]))
 
-    def __exit__(self, *_: object) -> None:
-        self._end.set()
-        for thread in self._threads:
-            thread.join()
-
-    def _ask(self) -> None:
-        content = jpeg()
-        with Client(self._url, retries=0, timeout_s=60) as client:
-            while not self._end.is_set():
-                try:
-                    prediction = client.predict(content)
-                except (ServiceError, OSError) as error:
-                    self.errors.append(repr(error))
-                    time.sleep(0.1)
-                    continue
-                version = prediction.model_version
-                self.answers[version] += 1
-                self.people.setdefault(version, set()).add(_rounded(prediction.images[0]))
+    def refused(self, error: ServiceError) -> None:
+        self.errors.append(repr(error))
 
 
 def _rounded(image: ImageAnswer) -> tuple[tuple[int, ...], ...]:
@@ -71,7 +51,7 @@ def test_two_hundred_models_come_and_go_under_load(served: Served) -> None:
             served.configure(places[start])
             served.wait_for(start)
     assert witnesses.errors == []
-    assert sorted(version.partition("-")[0] for version in witnesses.answers) == ["step", "step"]
+    assert sorted(version.partition("-")[0] for version in witnesses.outcomes) == ["step", "step"]
     people = list(witnesses.people.values())
     assert all(len(boxes) <= 3 for boxes in people)  # to the pixel, but for what rounds both ways
     assert not people[0] & people[1]
@@ -85,8 +65,8 @@ def test_a_replica_that_is_killed_under_load_fails_only_what_it_held(served: Ser
         assert witnesses.errors == []
         os.kill(before, signal.SIGKILL)
         deadline_s = time.monotonic() + 240
-        answered = sum(witnesses.answers.values()) + CLIENTS
-        while served.replicas() in ([], [before]) or sum(witnesses.answers.values()) <= answered:
+        answered = sum(witnesses.outcomes.values()) + CLIENTS
+        while served.replicas() in ([], [before]) or sum(witnesses.outcomes.values()) <= answered:
             assert time.monotonic() < deadline_s
             time.sleep(0.2)
         after = len(witnesses.errors)
