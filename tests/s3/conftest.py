@@ -93,7 +93,8 @@ def proxy(server: Server) -> Iterator[FaultyProxy]:
         yield proxy
 
 
-@pytest.fixture(scope="module")
+# Not for the session: tests of other folders want a Ray with another environment.
+@pytest.fixture(scope="package")
 def cluster(s3_credentials: None) -> Iterator[None]:
     """A Ray whose workers have the environment of the test servers."""
     import ray
