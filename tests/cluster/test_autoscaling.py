@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import pytest
 import ray.util
 import yaml
 from tests.data_sets import tiny_run
+from tests.ports import free_ports
 
 from raypose.config import dump_config
 
@@ -46,14 +46,6 @@ class Head:
         with contextlib.suppress(OSError, ValueError, KeyError), urllib.request.urlopen(request, timeout=10) as answer:
             return sum(one["state"] == "ALIVE" for one in json.load(answer)["data"]["result"]["result"])
         return 0
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [int(one.getsockname()[1]) for one in sockets]
 
 
 def wait_until(seconds: float, what: str, is_so: object) -> None:

@@ -11,11 +11,11 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import boto3
 import psutil
 import pytest
-from tests.s3.conftest import free_port
-from tests.s3.servers import Moto
+from tests.ports import free_port
+from tests.s3.conftest import make_bucket
+from tests.s3.servers import Moto, s3_environment
 from tests.served_run import add_checkpoint
 
 from raypose.data.synth import synthesize
@@ -28,24 +28,17 @@ BAD = "photos/0500.jpg"
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+def bucket() -> Iterator[ObjectStore]:
     """A bucket with IMAGES small images, one of them none."""
     server = Moto(free_port())
-    for name, value in {
-        "AWS_ENDPOINT_URL": server.endpoint,
-        "AWS_ACCESS_KEY_ID": "raypose-access",
-        "AWS_SECRET_ACCESS_KEY": "raypose-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    client = boto3.client("s3")
-    client.create_bucket(Bucket="people")
-    drawn = [sample.image for sample in synthesize(8, seed=5, size_px=96)]
-    for number in range(IMAGES):
-        client.put_object(Bucket="people", Key=f"photos/{number:04}.jpg", Body=drawn[number % len(drawn)])
-    client.put_object(Bucket="people", Key=BAD, Body=b"no image")
-    yield open_store("s3://people")
+    with s3_environment(server.endpoint):
+        make_bucket(server.endpoint, "people")
+        store = open_store("s3://people")
+        drawn = [sample.image for sample in synthesize(8, seed=5, size_px=96)]
+        for number in range(IMAGES):
+            store.write(f"photos/{number:04}.jpg", drawn[number % len(drawn)])
+        store.write(BAD, b"no image")
+        yield store
     server.kill()
 
 

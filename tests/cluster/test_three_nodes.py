@@ -16,8 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import CEPH_PACKAGES, free_port, make_bucket, missing_ceph_programs
-from tests.s3.servers import ceph_gateway
+from tests.ports import free_port
+from tests.s3.conftest import CEPH_PACKAGES, make_bucket, missing_ceph_programs
+from tests.s3.servers import ceph_gateway, s3_environment
 from tests.tune.sweep_files import tiny_sweep
 
 from raypose.config import dump_config
@@ -41,20 +42,18 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
     folder = tmp_path_factory.mktemp("bucket")
     data = build_synthetic(folder / "data")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", "raypose-access")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "raypose-secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        with ceph_gateway(folder / "rgw", free_port(), free_port()) as gateway:
-            patch.setenv("AWS_ENDPOINT_URL", gateway.endpoint)
-            make_bucket(gateway.endpoint, "people")
-            store = open_store(BUCKET)
-            for path in sorted(data.rglob("*.*")):
-                store.upload(path, path.relative_to(data).as_posix())
-            for number, sample in enumerate(synthesize(PHOTOS, seed=5, size_px=96)):
-                store.write(f"photos/{number:03}.jpg", sample.image)
-            yield store
+    port = free_port()
+    with (
+        s3_environment(f"http://127.0.0.1:{port}"),  # first: the gateway makes a user with the keys that it finds there
+        ceph_gateway(folder / "rgw", port, free_port()) as gateway,
+    ):
+        make_bucket(gateway.endpoint, "people")
+        store = open_store(BUCKET)
+        for path in sorted(data.rglob("*.*")):
+            store.upload(path, path.relative_to(data).as_posix())
+        for number, sample in enumerate(synthesize(PHOTOS, seed=5, size_px=96)):
+            store.write(f"photos/{number:03}.jpg", sample.image)
+        yield store
 
 
 class Nodes:

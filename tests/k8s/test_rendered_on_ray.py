@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import yaml
 from tests.data_sets import build_synthetic, tiny_run
-from tests.prometheus import free_port
-from tests.s3.servers import Moto
+from tests.ports import free_port
+from tests.s3.conftest import make_bucket
+from tests.s3.servers import Moto, s3_environment
 from tests.served_run import jpeg
 from tests.tune.sweep_files import tiny_sweep
 
@@ -45,16 +45,8 @@ def poses(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """The bucket that the manifests name, with the sets that they name."""
     data = build_synthetic(tmp_path_factory.mktemp("data"))
     server = Moto(free_port())
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {
-            "AWS_ENDPOINT_URL": server.endpoint,
-            "AWS_ACCESS_KEY_ID": "raypose-access",
-            "AWS_SECRET_ACCESS_KEY": "raypose-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_EC2_METADATA_DISABLED": "true",
-        }.items():
-            patch.setenv(name, value)
-        boto3.client("s3").create_bucket(Bucket="poses")
+    with s3_environment(server.endpoint):
+        make_bucket(server.endpoint, "poses")
         store = open_store("s3://poses")
         for path in sorted(data.rglob("*.*")):
             store.upload(path, f"sets/{path.relative_to(data).as_posix()}")

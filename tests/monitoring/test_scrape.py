@@ -15,7 +15,8 @@ import psutil
 import pytest
 import yaml
 from tests.data_sets import build_synthetic, tiny_run
-from tests.prometheus import MONITORING, Server, free_port, needs_prometheus, prometheus
+from tests.ports import free_port
+from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
 
 from raypose.config import dump_config
 from raypose.monitoring.alerts import GROUPS

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from tests.ports import free_port
 from torch import Tensor
 
 from raypose.config import TrainConfig
@@ -99,10 +99,7 @@ def work(rank: int, size: int, port: int, architecture: str, sync_bn: bool, out:
 
 
 def on_processes(size: int, architecture: str, out: Path, *, sync_bn: bool = False) -> list[dict[str, Tensor]]:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    mp.spawn(work, args=(size, port, architecture, sync_bn, str(out)), nprocs=size)
+    mp.spawn(work, args=(size, free_port(), architecture, sync_bn, str(out)), nprocs=size)
     return [torch.load(out / f"{rank}.pt") for rank in range(size)]
 
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import shutil
-import socket
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,8 +11,9 @@ from dataclasses import replace
 import boto3
 import pytest
 from botocore.config import Config
+from tests.ports import free_port
 from tests.s3.faulty_proxy import FaultyProxy, proxy_to
-from tests.s3.servers import Gateway, Moto, Server, ceph_gateway
+from tests.s3.servers import Gateway, Moto, Server, ceph_gateway, s3_environment
 
 from raypose.config.s3_url import S3Location
 
@@ -22,28 +21,11 @@ CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "mo
 CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 BUCKET = "raypose"
 
-# Keys of the two servers on loopback that this file starts; they are worth nothing elsewhere.
-ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
-
 
 @pytest.fixture(scope="session", autouse=True)
 def s3_credentials() -> Iterator[None]:
-    """The environment that a user of the test servers would set, and nothing of the machine's own AWS settings."""
-    own = {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-    for name in own:
-        del os.environ[name]
-    os.environ.update(
-        AWS_ACCESS_KEY_ID=ACCESS_KEY,
-        AWS_SECRET_ACCESS_KEY=SECRET_KEY,
-        AWS_DEFAULT_REGION="us-east-1",
-        AWS_EC2_METADATA_DISABLED="true",
-        AWS_CONFIG_FILE="/nonexistent",
-        AWS_SHARED_CREDENTIALS_FILE="/nonexistent",
-    )
-    yield
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        del os.environ[name]
-    os.environ.update(own)
+    with s3_environment():
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -134,9 +116,3 @@ def missing_ceph_programs() -> list[str]:
 
 def make_bucket(endpoint: str, name: str) -> None:
     client_of(endpoint).create_bucket(Bucket=name)  # type: ignore[attr-defined]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -10,9 +10,34 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+import pytest
 from moto.server import ThreadedMotoServer
 
 CEPH_RGW = Path(__file__).with_name("ceph-rgw")
+
+# Keys of the servers that tests start on loopback; they are worth nothing elsewhere.
+ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
+
+
+@contextmanager
+def s3_environment(endpoint: str | None = None) -> Iterator[None]:
+    """The environment that a user of such a server would set, and nothing of the machine's own AWS settings."""
+    settings = {
+        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": "/nonexistent",
+        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+    }
+    if endpoint is not None:
+        settings["AWS_ENDPOINT_URL"] = endpoint
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        yield
 
 
 class Server(Protocol):

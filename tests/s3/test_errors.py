@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.s3.conftest import ACCESS_KEY, BUCKET, SECRET_KEY, below, client_of, make_bucket
+from tests.s3.conftest import BUCKET, below, client_of, make_bucket
+from tests.s3.servers import ACCESS_KEY, SECRET_KEY
 
 from raypose.config import dump_config, load_config
 from raypose.config.s3_url import S3Location

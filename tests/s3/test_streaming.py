@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from tests.s3.conftest import BUCKET, free_port, make_bucket
+from tests.ports import free_port
+from tests.s3.conftest import BUCKET, make_bucket
 
 from raypose.data.build import build_shard_set
 from raypose.data.cache import NodeCache
