@@ -1,13 +1,17 @@
-"""Small real data for tests that train: drawn people, built into shard sets once a session."""
+"""What tests that train begin and end with: drawn people, a run of seconds, and its newest checkpoint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig, load_config
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
 from raypose.data.synth import synthesize
+from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
 
 
@@ -29,3 +33,11 @@ def tiny_run(data: Path, storage: Path, *overrides: str) -> RunConfig:
         "train.warmup_epochs=1", "augment.close_mosaic=1", "val.pictures=2", "telemetry.log_every_steps=2",
     ]  # fmt: skip
     return load_config(None, [*settings, *overrides])
+
+
+def newest_checkpoint(run: RunConfig | str | Path) -> Snapshot:
+    """Of a run by its configuration or its folder."""
+    folder = f"{run.storage}/{run.name}" if isinstance(run, RunConfig) else str(run)
+    snapshot = CheckpointStore(open_store(folder)).load_latest(pytest.fail)
+    assert snapshot is not None
+    return snapshot

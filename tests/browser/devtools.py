@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.request import urlopen
 
-from tests.browser.chromium import CHROMIUM, FLAGS
 from websockets.sync.client import connect
+
+from tests.browser.chromium import CHROMIUM, FLAGS
 
 
 class Browser:

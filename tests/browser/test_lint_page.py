@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.browser.chromium import Listener, browse, needs_chromium
 
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
@@ -17,6 +16,7 @@ from raypose.data.lint.page import render_findings
 from raypose.data.shard_set import ShardSet
 from raypose.data.synth import synthesize
 from raypose.structures import COCO_PERSON
+from tests.browser.chromium import Listener, browse, needs_chromium
 
 pytestmark = needs_chromium
 

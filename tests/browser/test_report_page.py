@@ -8,11 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.browser.chromium import Listener, browse, needs_chromium
 
 from raypose.evaluate import evaluate
 from raypose.evaluate.report import Gallery, Picture, ReportInput, write_report
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses
+from tests.browser.chromium import Listener, browse, needs_chromium
 
 pytestmark = needs_chromium
 

@@ -13,15 +13,15 @@ import cv2
 import numpy as np
 import pytest
 import uvicorn
-from tests.browser.chromium import needs_chromium
-from tests.browser.devtools import Browser
-from tests.serve_fakes import Shelves, config_for
-from tests.unit.test_serve_http import red_square
 
 from raypose.serve.http import create_app
 from raypose.serve.metrics import ServeMetrics
 from raypose.serve.models import Library, Wanted
 from raypose.serve.service import Service
+from tests.browser.chromium import needs_chromium
+from tests.browser.devtools import Browser
+from tests.serve_fakes import Shelves, config_for
+from tests.unit.test_serve_http import red_square
 
 pytestmark = needs_chromium
 

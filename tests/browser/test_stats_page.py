@@ -7,7 +7,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from tests.browser.chromium import Listener, browse, needs_chromium
 
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
@@ -16,6 +15,7 @@ from raypose.data.stats import collect_stats
 from raypose.data.stats_page import render_stats
 from raypose.data.synth import synthesize
 from raypose.structures import COCO_PERSON
+from tests.browser.chromium import Listener, browse, needs_chromium
 
 pytestmark = needs_chromium
 HEIGHT_PX = 3000

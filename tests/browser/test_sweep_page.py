@@ -8,13 +8,13 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.browser.chromium import Listener, browse, needs_chromium
-from tests.simulated_trials import SimulatedTrials, simulated_sweep
 
 from raypose.storage.local import LocalStore
 from raypose.tune.controller import Controller
 from raypose.tune.records import SweepState
 from raypose.tune.report import render_sweep
+from tests.browser.chromium import Listener, browse, needs_chromium
+from tests.simulated_trials import SimulatedTrials, simulated_sweep
 
 pytestmark = needs_chromium
 HEIGHT_PX = 3400

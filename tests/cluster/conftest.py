@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.data_sets import build_synthetic, tiny_run
 
 from raypose.telemetry import Event
+from tests.data_sets import build_synthetic, tiny_run
 
 
 @pytest.fixture(scope="session")

@@ -19,10 +19,10 @@ import psutil
 import pytest
 import ray.util
 import yaml
-from tests.data_sets import tiny_run
-from tests.ports import free_ports
 
 from raypose.config import dump_config
+from tests.data_sets import tiny_run
+from tests.ports import free_ports
 
 CONFIG = Path(__file__).parents[2] / "cluster/autoscale-local.yaml"
 

@@ -11,11 +11,11 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.data_sets import tiny_run
 
 from raypose.config import dump_config
 from raypose.storage import open_store
 from raypose.telemetry.logbook import read_rows
+from tests.data_sets import tiny_run
 
 pytestmark = pytest.mark.ray
 
@@ -36,6 +36,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 120)
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_a_killed_run_goes_on_from_its_last_checkpoint(data: Path, tmp_path: Path) -> None:
     config = tiny_run(data, tmp_path, "scaling.workers=2", "train.epochs=6", "checkpoint.every_steps=2")

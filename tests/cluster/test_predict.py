@@ -13,15 +13,15 @@ from pathlib import Path
 
 import psutil
 import pytest
+
+from raypose.data.synth import synthesize
+from raypose.storage import ObjectStore, open_store
 from tests.ports import free_port
 from tests.s3.conftest import make_bucket
 from tests.s3.servers import Moto, s3_environment
 from tests.served_run import add_checkpoint
 
-from raypose.data.synth import synthesize
-from raypose.storage import ObjectStore, open_store
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 IMAGES = 1000
 BAD = "photos/0500.jpg"

@@ -12,11 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.data_sets import tiny_run
 
 from raypose.config import dump_config
 from raypose.launch import local_nodes
 from raypose.launch.local_nodes import LocalCluster
+from tests.data_sets import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -65,6 +65,7 @@ def test_the_exit_code_of_the_command_arrives(nodes: LocalCluster, data: Path, t
     assert outputs[taken][1].strip().splitlines()[-1].endswith("failed with exit code 2")
 
 
+@pytest.mark.slow
 def test_ctrl_c_stops_the_job_with_a_checkpoint_and_its_log_can_be_followed_again(
     nodes: LocalCluster, data: Path, tmp_path: Path
 ) -> None:

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.cluster.test_killed_driver import start, wait_for
-from tests.data_sets import tiny_run
 
 from raypose.config import dump_config
 from raypose.storage import open_store
 from raypose.telemetry.logbook import read_rows
+from tests.cluster.test_killed_driver import start, wait_for
+from tests.data_sets import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -13,7 +13,6 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
 
 import raypose
 from raypose.checkpoint import CheckpointStore
@@ -23,6 +22,7 @@ from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
 from raypose.telemetry import CheckpointSaved, EpochValidated, Event, RunStarted, StepsDone
 from raypose.vision.decode import decode_rgb
+from tests.data_sets import build_synthetic, tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 

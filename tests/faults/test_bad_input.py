@@ -12,6 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
+from raypose.api import run_config
+from raypose.cli import main
+from raypose.launch.preflight import check_run
+from raypose.storage import open_store
 from tests.faults.spoil import (
     IMAGE,
     LABEL,
@@ -31,11 +36,6 @@ from tests.faults.spoil import (
     skeleton,
     write,
 )
-
-from raypose.api import run_config
-from raypose.cli import main
-from raypose.launch.preflight import check_run
-from raypose.storage import open_store
 
 FAILED, BAD_USAGE, BAD_DATA = 1, 2, 3
 

@@ -10,8 +10,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
-from tests.faults import interrupted
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
@@ -21,6 +19,8 @@ from raypose.errors import TrainingError
 from raypose.storage import open_store
 from raypose.structures import Batch
 from raypose.telemetry import Event, Notice
+from tests.data_sets import build_synthetic, tiny_run
+from tests.faults import interrupted
 
 BAD_STEP = 7
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
-from tests.faults.interrupted import train
 
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
+from tests.data_sets import build_synthetic, tiny_run
+from tests.faults.interrupted import train
 
 
 @pytest.fixture(scope="module")

@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tests.data_sets import build_synthetic, tiny_run
 
 import raypose
 from raypose.checkpoint import CheckpointStore
 from raypose.errors import RunInterruptedError
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
 
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.fixture

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
-from tests.faults.interrupted import train
 
-from raypose.checkpoint import CheckpointStore, Snapshot, checkpoint_name
+from raypose.checkpoint import CheckpointStore, checkpoint_name
 from raypose.config import RunConfig
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
+from tests.data_sets import build_synthetic, newest_checkpoint, tiny_run
+from tests.faults.interrupted import train
 
 STEPS_PER_EPOCH = 6
 
@@ -32,6 +32,14 @@ def run_of(data: Path, storage: Path) -> RunConfig:
     )  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    """A run that nothing disturbed."""
+    config = run_of(data, tmp_path_factory.mktemp("whole"))
+    train(config)
+    return config
+
+
 def weights(config: RunConfig, step: int) -> dict[str, torch.Tensor]:
     snapshot = CheckpointStore(open_store(config.storage).child(config.name)).load(checkpoint_name(step))
     return {name.removeprefix("model."): tensor for name, tensor in snapshot.tensors.items() if name[:6] == "model."}
@@ -42,12 +50,10 @@ def moved(before: dict[str, torch.Tensor], after: dict[str, torch.Tensor], layer
     return any(not torch.equal(before[name], after[name]) for name in names)
 
 
-def test_layers_stand_still_as_long_as_they_are_frozen(data: Path, tmp_path: Path) -> None:
-    config = run_of(data, tmp_path)
-    train(config)
-    parts = prepare(config, World(), open_store(config.storage).child("untouched"), lambda event: None)
+def test_layers_stand_still_as_long_as_they_are_frozen(whole: RunConfig) -> None:
+    parts = prepare(whole, World(), open_store(whole.storage).child("untouched"), lambda event: None)
     start = {name: tensor.clone() for name, tensor in parts.model.state_dict().items()}
-    ends = [start, *(weights(config, STEPS_PER_EPOCH * epoch) for epoch in (1, 2, 3))]
+    ends = [start, *(weights(whole, STEPS_PER_EPOCH * epoch) for epoch in (1, 2, 3))]
     stages = list(pairwise(ends))
     assert [moved(*stage, layer=1) for stage in stages] == [False, False, True]
     assert [moved(*stage, layer=10) for stage in stages] == [True, False, True]
@@ -55,13 +61,12 @@ def test_layers_stand_still_as_long_as_they_are_frozen(data: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize("cut_after", [4, 6, 8, 12])
-def test_a_run_that_was_cut_off_goes_on_with_the_same_layers_frozen(data: Path, tmp_path: Path, cut_after: int) -> None:
-    def state(snapshot: Snapshot) -> dict[str, torch.Tensor]:
-        return dict(snapshot.tensors)
-
-    whole, cut = run_of(data, tmp_path / "whole"), run_of(data, tmp_path / "cut")
-    expected = state(train(whole)[1])
+def test_a_run_that_was_cut_off_goes_on_with_the_same_layers_frozen(
+    whole: RunConfig, data: Path, tmp_path: Path, cut_after: int
+) -> None:
+    expected = newest_checkpoint(whole).tensors
+    cut = run_of(data, tmp_path)
     train(cut, cut_after=cut_after)
-    found = state(train(cut)[1])
+    found = train(cut)[1].tensors
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())

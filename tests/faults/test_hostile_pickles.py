@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.hostile_pickles import BROKEN, HOSTILE, STOLEN
 
 from raypose.data.manifest import Counts, Manifest
 from raypose.data.safe_pickle import load_label
@@ -22,6 +21,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
+from tests.hostile_pickles import BROKEN, HOSTILE, STOLEN
 
 LIMIT_MIB = 100
 LABEL = "labels/a.pkl"

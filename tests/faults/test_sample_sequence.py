@@ -22,7 +22,6 @@ from threading import Barrier
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.remote_store import RemoteStore
 
 from raypose.config.schema import AugmentConfig
 from raypose.data.cache import NodeCache
@@ -35,6 +34,7 @@ from raypose.data.synth import synthesize
 from raypose.engine.world import World
 from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON, Batch
+from tests.remote_store import RemoteStore
 
 SAMPLES = list(synthesize(24, seed=1, size_px=64))
 EPOCHS = 2

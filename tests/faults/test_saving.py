@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
 
 from raypose.checkpoint import CheckpointStore
 from raypose.config import RunConfig
@@ -18,6 +17,7 @@ from raypose.engine.world import World
 from raypose.errors import StorageError
 from raypose.storage.local import LocalStore
 from raypose.telemetry import CheckpointSaved, Event
+from tests.data_sets import build_synthetic, tiny_run
 
 
 @pytest.fixture(scope="module")

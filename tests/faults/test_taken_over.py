@@ -11,8 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
-from tests.faults.interrupted import train
 
 from raypose.checkpoint import CheckpointStore
 from raypose.config import RunConfig
@@ -24,6 +22,8 @@ from raypose.launch.claim import Claim, ClaimedStore
 from raypose.storage import open_store
 from raypose.telemetry import Event, StepsDone, fan_out
 from raypose.telemetry.logbook import Logbook
+from tests.data_sets import build_synthetic, tiny_run
+from tests.faults.interrupted import train
 
 TAKEN_OVER = 7
 

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from tests.fuzz.mutate import ODD_VALUES, mutate_bytes, mutate_opcodes, mutate_value
 
 from raypose.data.image_check import check_image, image_size
 from raypose.data.importers.label_pickle import LabelSettings, read_label
@@ -27,6 +26,7 @@ from raypose.errors import DataError
 from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
 from raypose.vision.decode import decode_rgb
+from tests.fuzz.mutate import ODD_VALUES, mutate_bytes, mutate_opcodes, mutate_value
 
 SKELETON = Skeleton(("nose", "left_hand", "right_hand"), ((0, 1), (0, 2)), ((1, 2),), (0.1, 0.2, 0.2))
 SETTINGS = LabelSettings(("person", "dog"), SKELETON, is_normalised=False, skip_keys=frozenset({"track"}))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import pytest
+
 from tests.fuzz import targets
 from tests.fuzz.mutate import mutate_value
 from tests.fuzz.run import fuzz, run_case

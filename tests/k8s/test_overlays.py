@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.k8s.schemas import CRDS, shape_problems
 from typer.main import get_command
 
 from raypose.cli.parsing import command_problem
@@ -16,6 +15,7 @@ from raypose.cli.root import app
 from raypose.k8s.lint import lint
 from raypose.k8s.manifest import Manifest
 from raypose.k8s.render import build
+from tests.k8s.schemas import CRDS, shape_problems
 
 _problem = partial(command_problem, get_command(app))
 

@@ -14,12 +14,6 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.data_sets import build_synthetic, tiny_run
-from tests.ports import free_port
-from tests.s3.conftest import make_bucket
-from tests.s3.servers import Moto, s3_environment
-from tests.served_run import jpeg
-from tests.tune.sweep_files import tiny_sweep
 
 from raypose.config import dump_config
 from raypose.k8s.manifest import Manifest
@@ -28,6 +22,12 @@ from raypose.launch import local_nodes
 from raypose.launch.local_nodes import LocalCluster
 from raypose.serve.client import Client
 from raypose.storage import ObjectStore, open_store
+from tests.data_sets import build_synthetic, tiny_run
+from tests.ports import free_port
+from tests.s3.conftest import make_bucket
+from tests.s3.servers import Moto, s3_environment
+from tests.served_run import jpeg
+from tests.tune.sweep_files import tiny_sweep
 
 ROOT = Path(__file__).parents[2]
 MOUNTED = "/etc/raypose"

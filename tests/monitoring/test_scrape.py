@@ -14,14 +14,14 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from tests.data_sets import build_synthetic, tiny_run
-from tests.ports import free_port
-from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
 
 from raypose.config import dump_config
 from raypose.monitoring.alerts import GROUPS
 from raypose.monitoring.dashboards import all_dashboards
 from raypose.telemetry.metric_table import METRICS
+from tests.data_sets import build_synthetic, tiny_run
+from tests.ports import free_port
+from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), needs_prometheus]
 

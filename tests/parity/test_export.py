@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.parity.conftest import LSP_LIKE, ModelFactory
 
 from raypose.errors import ConfigError
 from raypose.inference import Predictor
 from raypose.model import ExportFormat, ModelSpec, export_model
 from raypose.structures import COCO_PERSON, ImageArray
+from tests.parity.conftest import LSP_LIKE, ModelFactory
 
 DENSE = ModelSpec("yolo11n-pose", LSP_LIKE, ("person", "dog"))
 END2END = ModelSpec("yolo26n-pose", COCO_PERSON, ("person",))

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
 
 from raypose.engine.loop import run
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
 from raypose.telemetry import Event, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
 
 CURVE = Path(__file__).with_name("golden_loss_curve.json")
 STEPS = 6

@@ -6,13 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.parity.conftest import random_batch
 from torch import Tensor, nn
 from ultralytics.cfg import get_cfg
 from ultralytics.models.yolo.pose import PoseTrainer
 
 from raypose.config.schema import TrainConfig
 from raypose.model import ModelSpec, build_model, compute_loss, loss_names, set_epoch, targets_from_batch
+from tests.parity.conftest import random_batch
 
 GAINS = {"box": 6.0, "cls": 0.7, "dfl": 1.2, "pose": 10.0, "kobj": 1.5, "rle": 0.8}
 EPOCHS = 10

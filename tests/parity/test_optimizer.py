@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tests.parity.conftest import LSP_LIKE
 from torch import nn, optim
 from ultralytics.cfg import get_cfg
 from ultralytics.engine.trainer import BaseTrainer
@@ -21,6 +20,7 @@ from raypose.model import (
     choose_optimizer,
     freeze_layers,
 )
+from tests.parity.conftest import LSP_LIKE
 
 SPEC = ModelSpec("yolo26n-pose", LSP_LIKE, ("person",))
 

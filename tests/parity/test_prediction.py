@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tests.parity.conftest import ModelFactory
 from ultralytics import YOLO
 from ultralytics.nn.tasks import torch_safe_load
 
@@ -17,6 +16,7 @@ from raypose.inference import Predictor
 from raypose.inference.backends import ComputeOptions, TorchBackend
 from raypose.model import ModelSpec, build_model, load_model, multiplies_bfloat16, save_ultralytics
 from raypose.structures import COCO_PERSON, ImageArray, Poses
+from tests.parity.conftest import ModelFactory
 
 TRAIN = TrainConfig(imgsz=256)
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from tests.ports import free_port
 from torch import Tensor
 
 from raypose.config import TrainConfig
@@ -29,6 +28,7 @@ from raypose.model import (
     targets_from_batch,
 )
 from raypose.structures import Batch, Skeleton
+from tests.ports import free_port
 
 SKELETON = Skeleton(("a", "b", "c"), sigmas=(0.1, 0.1, 0.1))
 LANES = 4

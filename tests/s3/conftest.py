@@ -11,11 +11,11 @@ from dataclasses import replace
 import boto3
 import pytest
 from botocore.config import Config
+
+from raypose.config.s3_url import S3Location
 from tests.ports import free_port
 from tests.s3.faulty_proxy import FaultyProxy, proxy_to
 from tests.s3.servers import Gateway, Moto, Server, ceph_gateway, s3_environment
-
-from raypose.config.s3_url import S3Location
 
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
 CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"

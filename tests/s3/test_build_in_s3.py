@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.s3.conftest import below
 
 from raypose.data.build import LocalProcesses, build_shard_set
 from raypose.data.importers import LabelledSource
@@ -17,6 +16,7 @@ from raypose.data.synth import synthesize
 from raypose.errors import DataError, StorageError
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import COCO_PERSON
+from tests.s3.conftest import below
 
 IMAGES = 40
 SHARD_BYTES = 24_000

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from tests.store_contract import StoreContract
 
 from raypose.storage import ObjectStore, open_store
+from tests.store_contract import StoreContract
 
 
 class TestS3Store(StoreContract):

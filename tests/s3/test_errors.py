@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 from botocore.exceptions import ClientError
-from tests.s3.conftest import BUCKET, below, client_of, make_bucket
-from tests.s3.servers import ACCESS_KEY, SECRET_KEY
 
 from raypose.config import dump_config, load_config
 from raypose.config.s3_url import S3Location
 from raypose.errors import StorageError
 from raypose.storage import ObjectStore, open_store, require_writable
 from raypose.storage.s3_errors import explain, is_transient
+from tests.s3.conftest import BUCKET, below, client_of, make_bucket
+from tests.s3.servers import ACCESS_KEY, SECRET_KEY
 
 TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.pictures import picture
-from tests.s3.conftest import below
 
 from raypose.data.build import build_shard_set
 from raypose.data.exporters.coco import export_coco
@@ -21,6 +19,8 @@ from raypose.data.synth import synthesize
 from raypose.errors import StorageError
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
+from tests.pictures import picture
+from tests.s3.conftest import below
 
 
 def test_a_set_goes_into_a_bucket_and_comes_back_the_same(s3_url: str, tmp_path: Path) -> None:

@@ -7,9 +7,8 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.s3.conftest import client_of
-
 from raypose.storage import ObjectStore, open_store
+from tests.s3.conftest import client_of
 
 
 def read_length(store: ObjectStore, key: str) -> int:

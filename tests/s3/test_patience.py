@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.s3.conftest import BUCKET, below
-from tests.s3.proxy import Line, line_to
 
 from raypose.config.s3_url import S3Location
 from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage import ObjectStore, open_store
+from tests.s3.conftest import BUCKET, below
+from tests.s3.proxy import Line, line_to
 
 
 @pytest.fixture

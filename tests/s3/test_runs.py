@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tests.s3.conftest import below
 
 import raypose
 from raypose import api
@@ -21,6 +20,7 @@ from raypose.model import ExportFormat, ModelSpec, build_model, load_pretrained,
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import Skeleton
 from raypose.vision.video import VideoFile
+from tests.s3.conftest import below
 
 HANDS = Skeleton(("left_hand", "right_hand", "bell"), flip_pairs=((0, 1),))
 SPEC = ModelSpec("yolo11n-pose", HANDS, ("ringer",))

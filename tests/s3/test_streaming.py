@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 from moto.server import ThreadedMotoServer
-from tests.ports import free_port
-from tests.s3.conftest import BUCKET, make_bucket
 
 from raypose.data.build import build_shard_set
 from raypose.data.cache import NodeCache
@@ -23,6 +21,8 @@ from raypose.data.synth import synthesize
 from raypose.errors import ShardCorruptError
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
+from tests.ports import free_port
+from tests.s3.conftest import BUCKET, make_bucket
 
 SAMPLES = 32
 

@@ -7,15 +7,15 @@ import threading
 from pathlib import Path
 
 import pytest
-from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import below, missing_ceph_programs
-from tests.s3.proxy import line_to
 
 import raypose
 from raypose import api
 from raypose.errors import ConfigError
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.conftest import below, missing_ceph_programs
+from tests.s3.proxy import line_to
 
 pytestmark = pytest.mark.ray
 

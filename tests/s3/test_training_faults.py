@@ -16,10 +16,6 @@ from typing import Any
 
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import below
-from tests.s3.faulty_proxy import Choice, Fault, FaultyProxy, Request, some_of_all
-from tests.s3.servers import Server
 
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
@@ -33,6 +29,10 @@ from raypose.errors import ShardCorruptError, StorageError
 from raypose.storage import open_store
 from raypose.structures import Batch
 from raypose.telemetry import Event, Notice, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.conftest import below
+from tests.s3.faulty_proxy import Choice, Fault, FaultyProxy, Request, some_of_all
+from tests.s3.servers import Server
 
 STEPS = 12
 SMALL_CACHE_BYTES = 100_000

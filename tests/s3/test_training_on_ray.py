@@ -8,19 +8,18 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from tests.data_sets import build_synthetic, tiny_run
+
+import raypose
+from raypose.config import RunConfig
+from raypose.storage import open_store
+from raypose.telemetry import Event, RunStarted, StepsDone
+from tests.data_sets import build_synthetic, newest_checkpoint, tiny_run
 from tests.s3.conftest import below
 from tests.s3.downloads import kill_who_downloads
 from tests.s3.faulty_proxy import Fault, FaultyProxy, some_of_all
 from tests.s3.servers import Server
 
-import raypose
-from raypose.checkpoint import CheckpointStore, Snapshot
-from raypose.config import RunConfig
-from raypose.storage import open_store
-from raypose.telemetry import Event, RunStarted, StepsDone
-
-pytestmark = pytest.mark.ray
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 DOWN_S = 2.0
 
@@ -41,12 +40,6 @@ def run_of(data: str, val: str, storage: str, *overrides: str) -> RunConfig:
         "scaling.workers=2", "scaling.cpus_per_worker=1", "checkpoint.every_steps=3",
         "telemetry.log_every_steps=1", "telemetry.tensorboard=false", "val.every_epochs=2", "val.pictures=0",
     )  # fmt: skip
-
-
-def newest(folder: str) -> Snapshot:
-    snapshot = CheckpointStore(open_store(folder)).load_latest(pytest.fail)
-    assert snapshot is not None
-    return snapshot
 
 
 @pytest.mark.timeout(600)
@@ -83,7 +76,7 @@ def test_two_workers_end_with_the_bits_of_an_undisturbed_run_whatever_happened_m
     assert summary["status"] == "completed"
     assert [isinstance(event, RunStarted) for event in events].count(True) == 2
     assert all(proxy.injected[fault] > 10 for fault in (Fault.REFUSED, Fault.SLOW, Fault.CUT))
-    found, undisturbed = newest(summary["folder"]), newest(expected["folder"])
+    found, undisturbed = newest_checkpoint(summary["folder"]), newest_checkpoint(expected["folder"])
     assert found.progress.step == undisturbed.progress.step == 12
     different = [name for name, tensor in undisturbed.tensors.items() if not torch.equal(found.tensors[name], tensor)]
     assert different == []

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.served_run import add_checkpoint
 
 from raypose.serve.client import Client
+from tests.served_run import add_checkpoint
 
 _SETTINGS = """
 model: {model}

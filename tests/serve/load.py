@@ -6,9 +6,8 @@ import threading
 import time
 from collections import Counter
 
-from tests.served_run import jpeg
-
 from raypose.serve.client import Answer, Client, ServiceError
+from tests.served_run import jpeg
 
 
 class Load:

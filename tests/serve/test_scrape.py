@@ -7,13 +7,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
-from tests.serve.conftest import Served
-from tests.served_run import jpeg
 
 from raypose.monitoring.alerts import SERVICE_ALERTS
 from raypose.monitoring.dashboards import all_dashboards
 from raypose.serve.client import Client
+from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
+from tests.serve.conftest import Served
+from tests.served_run import jpeg
 
 pytestmark = [pytest.mark.ray, needs_prometheus]
 

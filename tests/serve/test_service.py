@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
+
+from raypose import api
+from raypose.serve.client import Client, ServiceError
 from tests.hostile_images import HOSTILE
 from tests.serve.conftest import Served
 from tests.serve.load import Load
 from tests.served_run import OTHER_SPEC, add_checkpoint, jpeg, photograph
-
-from raypose import api
-from raypose.serve.client import Client, ServiceError
 
 pytestmark = pytest.mark.ray
 

@@ -7,11 +7,11 @@ import signal
 import time
 
 import pytest
+
+from raypose.serve.client import Answer, ImageAnswer, ServiceError
 from tests.serve.conftest import Served
 from tests.serve.load import Load
 from tests.served_run import add_checkpoint
-
-from raypose.serve.client import Answer, ImageAnswer, ServiceError
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1800)]
 

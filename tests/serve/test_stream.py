@@ -12,6 +12,7 @@ from urllib.request import urlopen
 
 import cv2
 import pytest
+
 from tests.serve.conftest import Served
 from tests.served_run import photograph
 

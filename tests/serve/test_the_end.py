@@ -7,10 +7,10 @@ import threading
 import time
 
 import pytest
-from tests.serve.conftest import Served
-from tests.served_run import jpeg
 
 from raypose.serve.client import Client
+from tests.serve.conftest import Served
+from tests.served_run import jpeg
 
 pytestmark = pytest.mark.ray
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from tests.data_sets import build_synthetic
 from tests.s3.conftest import moto_endpoint, s3_credentials
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import yaml
-from tests.data_sets import tiny_run
 
 from raypose.config import dump_config
+from tests.data_sets import tiny_run
 
 STEPS_PER_EPOCH = 6
 

@@ -14,13 +14,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from tests.s3.conftest import BUCKET
-from tests.tune.sweep_files import STEPS_PER_EPOCH, tiny_sweep
 
 from raypose.config import parse_config
 from raypose.config.s3_url import S3Location
 from raypose.storage import ObjectStore, open_store
 from raypose.tune.run import status
+from tests.s3.conftest import BUCKET
+from tests.tune.sweep_files import STEPS_PER_EPOCH, tiny_sweep
 
 pytestmark = pytest.mark.ray
 

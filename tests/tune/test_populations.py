@@ -6,21 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tune.sweep_files import STEPS_PER_EPOCH, tiny_sweep
 
 import raypose.api
-from raypose.checkpoint import CheckpointStore, Snapshot
+from raypose.checkpoint import Snapshot
 from raypose.storage import open_store
 from raypose.telemetry.logbook import read_rows
 from raypose.tune.controller import View
+from tests.data_sets import newest_checkpoint
+from tests.tune.sweep_files import STEPS_PER_EPOCH, tiny_sweep
 
-pytestmark = pytest.mark.ray
-
-
-def newest(run: Path) -> Snapshot:
-    snapshot = CheckpointStore(open_store(str(run))).load_latest(pytest.fail)
-    assert snapshot is not None
-    return snapshot
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
 @pytest.mark.timeout(600)
@@ -39,7 +34,9 @@ def test_the_worst_member_goes_on_from_the_bits_of_the_best(data: Path, tmp_path
         for trial in view.trials:
             for exploit in trial.exploits:
                 if not at_takeover:
-                    at_takeover.append((newest(trials / f"{exploit.source:04d}"), newest(trials / trial.name)))
+                    at_takeover.append(
+                        (newest_checkpoint(trials / f"{exploit.source:04d}"), newest_checkpoint(trials / trial.name))
+                    )
 
     result = raypose.api.tune(file, watch=watch)
     [(source, taken)] = at_takeover

@@ -9,7 +9,6 @@ from pathlib import Path
 from statistics import fmean
 
 import pytest
-from tests.simulated_trials import BEST_LR0, STEPS_PER_EPOCH, SimulatedTrials, simulated_sweep
 
 from raypose.checkpoint import CheckpointStore
 from raypose.config import load_config
@@ -21,6 +20,7 @@ from raypose.tune.controller import Controller, View
 from raypose.tune.found import find_again
 from raypose.tune.records import Records, SweepState, Trial
 from raypose.tune.results import best_first, publish_results
+from tests.simulated_trials import BEST_LR0, STEPS_PER_EPOCH, SimulatedTrials, simulated_sweep
 
 ASHA = {"use": "asha", "min_epochs": 1, "reduction": 2}
 PBT = {"use": "pbt", "every_epochs": 2, "quantile": 0.25, "resample": 0.0}

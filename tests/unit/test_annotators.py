@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import typer
-from tests.coco_problems import Json, write
 from typer.testing import CliRunner
 
 from raypose.cli.data.sigmas import sigmas as sigmas_command
 from raypose.errors import DataError
 from raypose.evaluate.annotators import estimate_sigmas
 from raypose.evaluate.coco_files import Annotations, read_annotations
+from tests.coco_problems import Json, write
 
 SIGMAS_K = np.array([0.02, 0.05, 0.1])
 

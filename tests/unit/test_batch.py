@@ -11,7 +11,6 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from tests.data_sets import build_synthetic
 
 from raypose.batch import PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
 from raypose.batch import plan as plans
@@ -21,6 +20,7 @@ from raypose.inference import Fitted
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
 from raypose.vision.video import VideoFile
+from tests.data_sets import build_synthetic
 
 HANDS = Skeleton(names=("left_hand", "right_hand"), edges=((0, 1),), flip_pairs=((0, 1),))
 PLAIN = Settings("brightest", "v1", pictures=False)

@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from tests.unit.test_build import JPEG, SKELETON, files_in, of_bytes, sample
 
 from raypose.data.build import LocalProcesses, build_shard_set
 from raypose.data.importers import LabelledSource, SourceImage
@@ -25,6 +24,7 @@ from raypose.data.synth import synthesize
 from raypose.data.synth_folder import synthesize_folder
 from raypose.errors import RayposeError, StorageError
 from raypose.structures import COCO_PERSON, Sample
+from tests.unit.test_build import JPEG, SKELETON, files_in, of_bytes, sample
 
 IMAGES = 240
 SHARD_BYTES = 24_000

@@ -21,7 +21,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.remote_store import RemoteStore
 
 from raypose.data.build import build_shard_set
 from raypose.data.cache import NodeCache, cache_folder
@@ -32,6 +31,7 @@ from raypose.data.synth import synthesize
 from raypose.errors import ShardCorruptError, StorageError
 from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON
+from tests.remote_store import RemoteStore
 
 SPAWN = multiprocessing.get_context("spawn")
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.coco_problems import Json, oracle, random_problem, write
 
 from raypose.errors import DataError
 from raypose.evaluate.coco import AREAS, BOX_MAX_DETECTIONS, precision_recall
 from raypose.evaluate.coco_files import read_annotations, read_results
 from raypose.evaluate.foreign import evaluate_files
 from raypose.evaluate.matching import compare_boxes
+from tests.coco_problems import Json, oracle, random_problem, write
 
 GOLDEN = Path(__file__).resolve().parents[2].parent / "shared/data/metrics-golden"
 GOLDEN_PAIRS = [

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.coco_problems import Json, oracle, random_problem, write
 
 from raypose.errors import DataError
 from raypose.evaluate.crowdpose import SIGMAS, crowd_index
 from raypose.evaluate.foreign import evaluate_files
 from raypose.evaluate.records import collect
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses, Skeleton
+from tests.coco_problems import Json, oracle, random_problem, write
 
 Oddity = Callable[[Json, list[Json], np.random.Generator], None]
 

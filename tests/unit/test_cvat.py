@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 from typer.testing import CliRunner
 
 from raypose.cli.data import app
@@ -19,6 +18,7 @@ from raypose.data.importers.source import LabelledSource
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import People
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 DRAWING = """
 <line x1="1" y1="1" x2="2" y2="2" data-type="edge" data-node-from="1" data-node-to="3"></line>

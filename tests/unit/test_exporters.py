@@ -15,7 +15,6 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.pictures import picture
 from typer.testing import CliRunner
 
 from raypose.cli.data import app
@@ -28,6 +27,7 @@ from raypose.data.importers.yolo_txt import read_yolo
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError, StorageError
 from raypose.structures import COCO_PERSON, People, Sample, Skeleton
+from tests.pictures import picture
 
 KINDS = {"JPEG": ".jpg", "PNG": ".png", "WebP": ".webp", "BMP": ".bmp", "TIFF": ".tiff"}
 WIDTH, HEIGHT = 20, 10

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 from typer.testing import CliRunner
 
 from raypose.cli.data import app
@@ -20,6 +19,7 @@ from raypose.data.importers.source import LabelledSource
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import COCO_PERSON, People
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 UPLOADED = "/data/upload/7/0a1b2c3d-a.jpg"
 

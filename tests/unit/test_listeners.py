@@ -9,13 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.unit.test_telemetry import STARTED, epoch, steps
 
 from raypose.config import RunConfig, load_config
 from raypose.errors import ConfigError, RunInterruptedError, TrainingError
 from raypose.storage import open_store
 from raypose.telemetry import Event, Notice, RunFinished, RunStopped
 from raypose.telemetry.listeners import reporting
+from tests.unit.test_telemetry import STARTED, epoch, steps
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 FINISHED = RunFinished({"steps": 8, "best": {"pose_ap": 0.5, "epoch": 1, "box_ap": None}})

@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data_sets import build_synthetic, tiny_run
 
 import raypose
 from raypose.engine.lr_finder import steepest
 from raypose.errors import ConfigError
+from tests.data_sets import build_synthetic, tiny_run
 
 
 @given(st.floats(-4.0, -1.5))

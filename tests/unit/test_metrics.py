@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
-from tests.unit.test_telemetry import STARTED, epoch, steps
 
 from raypose.config import load_config
 from raypose.errors import ConfigError
@@ -22,6 +21,7 @@ from raypose.telemetry import CheckpointSaved, Event, Notice, RunFinished, Worke
 from raypose.telemetry.listeners import reporting
 from raypose.telemetry.metric_table import METRICS
 from raypose.telemetry.metrics import RunMetrics, serving
+from tests.unit.test_telemetry import STARTED, epoch, steps
 
 MONITORING = Path(__file__).parents[2] / "docs" / "monitoring.md"
 SAVED = CheckpointSaved(4, "checkpoints/step-00000004", 0.5, True, blocked_seconds=0.25, bad_images=2)

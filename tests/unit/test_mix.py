@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.data_sets import build_synthetic
 
 from raypose.config import load_config
 from raypose.config.schema import AugmentConfig
@@ -22,6 +21,7 @@ from raypose.structures import Batch, People
 from raypose.vision.augment import Design, blended, covered, design_training_image, draw_design
 from raypose.vision.canvas import Labelled
 from raypose.vision.targets import Targets, targets_of
+from tests.data_sets import build_synthetic
 
 SIDE = 128
 GEOMETRY_ONLY = AugmentConfig(hsv_h=0, hsv_s=0, hsv_v=0)

@@ -12,7 +12,6 @@ import pytest
 import scipy.io
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.pictures import HEIGHT, WIDTH, write_pictures
 from typer.testing import CliRunner
 
 from raypose.cli.data import app
@@ -22,6 +21,7 @@ from raypose.data.importers.mpii import MPII_PERSON, read_mpii
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import People
+from tests.pictures import HEIGHT, WIDTH, write_pictures
 
 NONE = np.zeros((0, 0))
 XY = [(10.0 + 2 * joint, 50.0 - joint) for joint in range(16)]

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tests.data_sets import build_synthetic
 
 from raypose.config.schema import AugmentConfig
 from raypose.data import pixel_cache
@@ -24,6 +23,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.data.training_batch import decode_rgb
 from raypose.errors import StorageError
 from raypose.structures import Batch
+from tests.data_sets import build_synthetic
 
 SIDE_PX = 64
 PLENTY = 1 << 30

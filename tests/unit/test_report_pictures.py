@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_image_scores import RESULTS, SKELETON
 
 from raypose.engine.pictures import choose
 from raypose.engine.training_images import sample_places
 from raypose.evaluate import evaluate
 from raypose.structures import People, Poses
 from raypose.vision.zoom import Zoom
+from tests.unit.test_image_scores import RESULTS, SKELETON
 
 
 def test_best_worst_and_each_fault_have_their_pictures() -> None:

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.hostile_pickles import BROKEN, HOSTILE, array_state, from_registry
 
 from raypose.data import safe_pickle
 from raypose.data.pickle_machine import Limits
 from raypose.data.safe_pickle import LABEL_LIMITS, MAX_DEPTH, load_label, load_plain
 from raypose.errors import DataError, UnsafePickleError
+from tests.hostile_pickles import BROKEN, HOSTILE, array_state, from_registry
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 

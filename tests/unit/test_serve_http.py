@@ -11,9 +11,9 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.serve_fakes import Shelves, config_for, run, serving
 
 from raypose.serve.problem import Problem
+from tests.serve_fakes import Shelves, config_for, run, serving
 
 
 def red_square(width: int = 64, height: int = 64, *, box: tuple[int, int, int, int] = (8, 8, 40, 24)) -> bytes:

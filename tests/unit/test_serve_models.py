@@ -11,13 +11,13 @@ import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.serve_fakes import SPEC, Shelves, config_for, run, serving
-from tests.unit.test_serve_http import red_square
 
 from raypose.config.serve_schema import CanaryConfig, ComputeConfig
 from raypose.errors import CheckpointError
 from raypose.serve.models import Library, Model, Shelf, Wanted
 from raypose.structures import Skeleton
+from tests.serve_fakes import SPEC, Shelves, config_for, run, serving
+from tests.unit.test_serve_http import red_square
 
 
 def library(shelves: Shelves) -> Library:

@@ -11,9 +11,9 @@ import cv2
 import httpx
 import numpy as np
 import pytest
-from tests.serve_fakes import Shelves, config_for, run, serving
 
 from raypose.serve.http import create_app
+from tests.serve_fakes import Shelves, config_for, run, serving
 
 
 def film(folder: Path, frames: int = 6, *, side: int = 64) -> bytes:

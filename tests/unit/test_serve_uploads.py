@@ -8,12 +8,12 @@ import json
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.hostile_images import HOSTILE, JPEG, Hostile
 
 from raypose.config.serve_schema import LimitsConfig
 from raypose.serve.multipart import parse_multipart
 from raypose.serve.problem import CODES, Problem
 from raypose.serve.uploads import Upload, pixels_of, uploads_of
+from tests.hostile_images import HOSTILE, JPEG, Hostile
 
 LIMITS = LimitsConfig()
 

@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.unit.test_serve_http import ask, red_square
 
 from raypose.serve.problem import Problem
 from raypose.serve.tensors import parse_request
+from tests.unit.test_serve_http import ask, red_square
 
 INFER = "/v2/models/pose/infer"
 TEXT = base64.b64encode(red_square()).decode()

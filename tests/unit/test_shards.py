@@ -19,7 +19,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
-from tests.remote_store import RemoteStore
 
 from raypose.data import shard_set as shard_set_module
 from raypose.data import verify as verify_module
@@ -33,6 +32,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError, ShardCorruptError, StorageError
 from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
+from tests.remote_store import RemoteStore
 
 SKELETON = Skeleton(("head", "left_hand", "right_hand"), edges=((0, 1), (0, 2)), flip_pairs=((1, 2),))
 

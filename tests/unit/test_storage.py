@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
-from tests.store_contract import StoreContract, keys
 
 from raypose.errors import StorageError
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.local import LocalStore
+from tests.store_contract import StoreContract, keys
 
 
 class TestLocalStore(StoreContract):

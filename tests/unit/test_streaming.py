@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.remote_store import RemoteStore
 
 from raypose.config.schema import AugmentConfig
 from raypose.data.build import build_shard_set
@@ -30,6 +29,7 @@ from raypose.data.synth import synthesize
 from raypose.errors import ConfigError, ShardCorruptError, StorageError
 from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON, Batch
+from tests.remote_store import RemoteStore
 
 SAMPLES = 48
 LANES = 2

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.data_sets import build_synthetic, tiny_run
-from tests.simulated_trials import simulated_sweep
 
 from raypose.config import RunConfig, dump_config, load_config
 from raypose.config.schema import MlflowConfig
@@ -27,6 +25,8 @@ from raypose.tune.run import best_yaml, read_warm_starts, write_sweep
 from raypose.tune.schema import SweepConfig
 from raypose.tune.suggest import batch_size, sigmas_by_name, suggest, suggested_file
 from raypose.tune.warm import Point, read_prior, write_prior
+from tests.data_sets import build_synthetic, tiny_run
+from tests.simulated_trials import simulated_sweep
 
 
 @pytest.fixture(scope="module")

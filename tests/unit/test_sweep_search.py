@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.simulated_trials import simulated_sweep
 
 from raypose.tune.bandit import gains_of
 from raypose.tune.front import crowded_order, front
@@ -20,6 +19,7 @@ from raypose.tune.schedulers import Asha, Hyperband, Median
 from raypose.tune.schema import Domain
 from raypose.tune.searchers import Bohb, Nsga2, RandomSearch, Tpe
 from raypose.tune.warm import points_of
+from tests.simulated_trials import simulated_sweep
 
 SPACE = {
     "train.optimizer": {"choice": ["SGD", "AdamW"]},

@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.data_sets import build_synthetic
 from torch import nn
 
 from raypose.config.schema import TrainConfig
@@ -19,6 +18,7 @@ from raypose.engine.world import World
 from raypose.inference import ComputePrecision, Predictor
 from raypose.model import ModelSpec, build_model
 from raypose.structures import COCO_PERSON, ImageResult
+from tests.data_sets import build_synthetic
 
 SPEC = ModelSpec("yolo11n-pose", COCO_PERSON, ("person",))
 BATCH = 3

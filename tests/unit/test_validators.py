@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from tests.data_sets import build_synthetic, tiny_run
 
 from raypose.config import ValConfig, ValidatorConfig, load_config
 from raypose.data.shard_set import ShardSet
@@ -25,6 +24,7 @@ from raypose.launch.preflight import metric_names
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses
 from raypose.telemetry.logbook import Logbook
+from tests.data_sets import build_synthetic, tiny_run
 
 GUIDE = Path(__file__).parents[2] / "docs/validators.md"
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(8)
