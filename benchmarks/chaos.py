@@ -25,23 +25,23 @@ from typing import Any
 
 import boto3
 import torch
+from botocore.config import Config
+from ray.cluster_utils import Cluster
+
+import raypose
 from benchmarks.checkpoint import s3_server
 from benchmarks.faults import ENVIRONMENT
 from benchmarks.loader import machine
 from benchmarks.record import RESULTS, record
 from benchmarks.recovery import add_node, kill_a_worker, two_nodes
 from benchmarks.train_cpu import QUIET
-from botocore.config import Config
-from ray.cluster_utils import Cluster
-from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.faulty_proxy import Fault, FaultyProxy, nothing, proxy_to
-
-import raypose
 from raypose.checkpoint import CheckpointStore, Snapshot
 from raypose.config import RunConfig
 from raypose.config.s3_url import S3Location
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.faulty_proxy import Fault, FaultyProxy, nothing, proxy_to
 
 BUCKET = "chaos"
 EVERY_STEPS = 4

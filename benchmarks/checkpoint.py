@@ -30,12 +30,10 @@ from typing import Any
 
 import boto3
 import torch
+from botocore.config import Config
+
 from benchmarks.faults import ENVIRONMENT
 from benchmarks.loader import free_port, machine
-from botocore.config import Config
-from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.servers import ceph_gateway
-
 from raypose.config import RunConfig
 from raypose.config.s3_url import S3Location
 from raypose.engine.loop import run
@@ -43,6 +41,8 @@ from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.servers import ceph_gateway
 
 EVERY_STEPS = 20
 BUCKET = "checkpoint-benchmark"

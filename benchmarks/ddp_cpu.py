@@ -25,11 +25,10 @@ from typing import Any
 from benchmarks.loader import ROOT, free_port, machine
 from benchmarks.record import RESULTS, record
 from benchmarks.train_cpu import QUIET
-from tests.data_sets import build_synthetic, tiny_run
-
 from raypose.config import RunConfig
 from raypose.errors import RunInterruptedError
 from raypose.telemetry import Event, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
 
 WAYS = ("process", "bare", "ray")
 BATCH, WARM_UP, LOG_EVERY = 16, 10, 2

@@ -28,11 +28,10 @@ from typing import Any
 from benchmarks.loader import ROOT, machine
 from benchmarks.record import RESULTS, record
 from benchmarks.train_cpu import QUIET
-from tests.data_sets import build_synthetic
-
 from raypose.config import RunConfig, load_config
 from raypose.data.exporters.yolo import DATA_YAML_KEY, export_yolo
 from raypose.data.shard_set import ShardSet
+from tests.data_sets import build_synthetic
 
 ARCHITECTURES = ("yolo11n-pose", "yolo11s-pose", "yolo11m-pose")
 RAYPOSE_WAYS = ("raypose", "raypose_processes", "ready")

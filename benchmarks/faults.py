@@ -29,17 +29,17 @@ import boto3
 import psutil
 import torch
 from botocore.config import Config
-from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import below, free_port
-from tests.s3.downloads import kill_who_downloads
-from tests.s3.faulty_proxy import Choice, Fault, Request, proxy_to, some_of_all
-from tests.s3.servers import Gateway, ceph_gateway
 
 from raypose.checkpoint import CheckpointStore
 from raypose.config import dump_config
 from raypose.config.s3_url import S3Location
 from raypose.data.manifest import read_manifest
 from raypose.storage import open_store
+from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.conftest import below, free_port
+from tests.s3.downloads import kill_who_downloads
+from tests.s3.faulty_proxy import Choice, Fault, Request, proxy_to, some_of_all
+from tests.s3.servers import Gateway, ceph_gateway
 
 RAYPOSE = Path(sys.executable).with_name("raypose")
 BUCKET = "faults"

@@ -31,9 +31,9 @@ import boto3
 import numpy as np
 import psutil
 import torch
+
 from benchmarks.loader import SERVER_KEYS, machine, s3_server
 from benchmarks.record import PACKAGES, record
-
 from raypose import api
 from raypose.data.synth import synthesize
 from raypose.inference import Fitted, Predictor, lanes_of

@@ -27,17 +27,17 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from matplotlib.figure import Figure
+from ray.cluster_utils import Cluster
+
+import raypose
 from benchmarks.loader import machine
 from benchmarks.record import RESULTS, record
 from benchmarks.train_cpu import QUIET
-from matplotlib.figure import Figure
-from ray.cluster_utils import Cluster
-from tests.data_sets import build_synthetic, tiny_run
-
-import raypose
 from raypose.config import RunConfig
 from raypose.errors import RunInterruptedError
 from raypose.telemetry import Event, RunStarted, StepsDone
+from tests.data_sets import build_synthetic, tiny_run
 
 EVERY_STEPS = 10
 SETTLED_STEPS = 15

@@ -28,7 +28,6 @@ from urllib.request import urlopen
 
 from benchmarks.loader import machine
 from benchmarks.record import PACKAGES, record
-
 from raypose.data.synth import synthesize
 from raypose.vision.decode import decode_rgb
 from raypose.vision.draw import encode_jpeg

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from benchmarks.loader import machine
 from benchmarks.record import PACKAGES, RESULTS, record
 from benchmarks.serve import draw_images, http_requests, read_response, running_server, under_load

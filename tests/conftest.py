@@ -19,5 +19,5 @@ from hypothesis import settings
 pytest.register_assert_rewrite("tests.store_contract")
 
 # How long an example takes says more about the machine than about the code.
-settings.register_profile("raypose", deadline=None)
+settings.register_profile("raypose", deadline=None, max_examples=60)
 settings.load_profile("raypose")

@@ -20,7 +20,7 @@ from raypose.model import ExportMetadata, ModelSpec
 from raypose.serve.compute import Trial
 from raypose.serve.http import create_app
 from raypose.serve.metrics import ServeMetrics
-from raypose.serve.models import Library, Model, Wanted
+from raypose.serve.models import Library, Model, Wanted, comparing
 from raypose.serve.service import Service
 from raypose.structures import ImageArray, Skeleton
 
@@ -92,7 +92,7 @@ def config_for(place: str, *overrides: str) -> ServeConfig:
 @asynccontextmanager
 async def serving(shelves: Shelves, config: ServeConfig) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
     """A service with the model of its configuration, and a client that calls it in this process."""
-    library = Library(config.compute, opener=shelves.open, locate=shelves.locate)
+    library = Library(config.compute, opener=comparing(config, shelves.open), locate=shelves.locate)
     service = Service(config, library, ServeMetrics("r0"))
     try:
         await service.change(Wanted(config.model, canary=config.canary))

@@ -40,6 +40,7 @@ FETCHED, EPOCH = 'raypose_data_fetched_bytes_total{run="a"}', 'raypose_train_epo
 DATA = ('raypose_data_bytes{run="a"}', "1000x200")
 RESTARTS, BAD = 'raypose_restarts_total{run="a",cause="node_lost"}', 'raypose_data_bad_images_total{run="a"}'
 CHANGES = 'raypose_serve_model_changes_total{replica="r",outcome="refused"}'
+DRIFT = 'raypose_serve_drift{replica="r",version="best-1",of="scores"}'
 USED, FREE = 'ray_node_disk_usage{ip="10.0.0.1"}', 'ray_node_disk_free{ip="10.0.0.1"}'
 
 CASES = {
@@ -73,6 +74,7 @@ CASES = {
         ((requests("ok", "0+1000x200"), requests("overloaded", "0+1x200")),),
     ),
     "RayposeModelRefused": Case(((CHANGES, "0x60 1x200"),), (((CHANGES, "1x200"),),)),
+    "RayposeDrift": Case(((DRIFT, "0.4x200"),), (((DRIFT, "0.2x200"),), ((DRIFT, "0.4x20 0.1x180"),))),
     "RayposeDiskFilling": Case(((USED, "95x200"), (FREE, "5x200")), (((USED, "60x200"), (FREE, "40x200")),)),
 }
 

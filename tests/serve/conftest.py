@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from raypose.serve.client import Client
+from tests.data_sets import build_synthetic
 from tests.served_run import add_checkpoint
 
 _SETTINGS = """
@@ -23,6 +24,7 @@ follow_s: {follow_s}
 compute: {{backend: torch, precision: float32}}
 limits: {{image_pixels: 50000000, queue_images: 32}}
 replicas: {{cpus: 1}}
+drift: {{data: {data}, images: 8, window: 4}}
 """
 
 
@@ -32,13 +34,14 @@ class Served:
 
     url: str
     run: Path
+    data: Path
     config: Path
     log: Path
     process: subprocess.Popen[bytes]
 
     def configure(self, model: Path, *, follow_s: str = "null") -> None:
         """Write the configuration and have it read again."""
-        self.config.write_text(_SETTINGS.format(model=model, follow_s=follow_s))
+        self.config.write_text(_SETTINGS.format(model=model, data=self.data, follow_s=follow_s))
         self.process.send_signal(signal.SIGHUP)
 
     def versions(self) -> list[str]:
@@ -82,12 +85,13 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     run = folder / "run"
     add_checkpoint(run, 1, seed=0, pose_ap=0.1)
     config, log = folder / "serve.yaml", folder / "log.txt"
-    config.write_text(_SETTINGS.format(model=run, follow_s="null"))
+    data = build_synthetic(folder / "data") / "val"
+    config.write_text(_SETTINGS.format(model=run, data=data, follow_s="null"))
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from raypose.cli import main; main()", "serve", f"--config={config}", "--port=0"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
-            yield Served(_url(process, log), run, config, log, process)
+            yield Served(_url(process, log), run, data, config, log, process)
         finally:
             process.send_signal(signal.SIGTERM)
             try:

@@ -78,6 +78,17 @@ class AccessConfig(_Section):
     """Write a line of JSON for each request to standard output of its replica."""
 
 
+class DriftConfig(_Section):
+    """With which data requests are compared; see `raypose_serve_drift`."""
+
+    data: Place
+    """A shard set, such as the one that the model was validated on."""
+    images: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Images of it that a model predicts before it serves."""
+    window: Annotated[int, Field(ge=1, le=100_000)] = 1000
+    """Newest images of requests that are compared, by the thresholds of `defaults`."""
+
+
 class HttpConfig(_Section):
     host: str = "127.0.0.1"
     """Address to listen on; `0.0.0.0` lets other machines ask."""
@@ -126,6 +137,7 @@ class ServeConfig(_Section):
     defaults: DefaultsConfig = DefaultsConfig()
     limits: LimitsConfig = LimitsConfig()
     access: AccessConfig = AccessConfig()
+    drift: DriftConfig | None = None
     http: HttpConfig = HttpConfig()
     replicas: ReplicaConfig = ReplicaConfig()
 
@@ -143,7 +155,8 @@ class ServeConfig(_Section):
             return place if "://" in place else str(folder.absolute() / Path(place).expanduser())
 
         canary = self.canary and self.canary.model_copy(update={"model": absolute(self.canary.model)})
-        return self.model_copy(update={"model": absolute(self.model), "canary": canary})
+        drift = self.drift and self.drift.model_copy(update={"data": absolute(self.drift.data)})
+        return self.model_copy(update={"model": absolute(self.model), "canary": canary, "drift": drift})
 
 
 def load_serve_config(path: str | Path | None, overrides: tuple[str, ...] = ()) -> ServeConfig:

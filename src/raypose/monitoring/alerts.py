@@ -124,6 +124,13 @@ SERVICE_ALERTS = (
         "ticket",
         "A new model was refused; the one before it still answers.",
     ),
+    Alert(
+        "RayposeDrift",
+        "max by (version, of) (raypose_serve_drift) > 0.25",
+        "30m",
+        "ticket",
+        "Requests differ from the reference set in {{ $labels.of }}: index {{ $value | humanize }}.",
+    ),
 )
 NODE_ALERTS = (
     Alert(

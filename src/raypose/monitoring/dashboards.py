@@ -155,6 +155,10 @@ def service_dashboard() -> Dashboard:
                     ),
                     Panel("megapixels of an image", (Query(_mean("raypose_serve_image_megapixels"), "on average"),)),
                     Panel(
+                        "drift from the reference set",
+                        (Query(f"max by (version, of) (raypose_serve_drift{_REPLICAS})", "{{version}}: {{of}}"),),
+                    ),
+                    Panel(
                         "models",
                         (
                             Query(

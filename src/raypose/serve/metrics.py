@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import generate_latest
@@ -36,6 +36,9 @@ class ServeMetrics:
         self._people = self._histogram("people", "People found in an image.", _COUNTS, "version")
         self._scores = self._histogram("scores", "Scores of the people found.", _SCORES, "version")
         self._pixels = self._histogram("image_megapixels", "Size of the images sent, in 10^6 pixels.", _MEGAPIXELS)
+        self._drift = self._gauge(
+            "drift", "Population stability index of the newest images against the reference set.", "version", "of"
+        )
         self._busy = Counter(
             "raypose_serve_model_busy_seconds", "Time in which the model computed, over all lanes.",
             ("replica",), registry=self.registry,
@@ -84,8 +87,14 @@ class ServeMetrics:
     def models(self, serving: Sequence[tuple[str, str, str]]) -> None:
         """Role, version and back end of each model that answers from now on."""
         self._model.clear()
+        self._drift.clear()
         for role, version, compute in serving:
             self._model.labels(self._replica, role, version, compute).set(1)
+
+    def drift(self, version: str, indices: Mapping[str, float]) -> None:
+        """How far images are from the reference of a model."""
+        for of, index in indices.items():
+            self._drift.labels(self._replica, version, of).set(index)
 
     def change(self, outcome: str) -> None:
         """Another model was asked for."""

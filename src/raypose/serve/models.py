@@ -15,12 +15,14 @@ from torch import Tensor
 
 from raypose.checkpoint import local_model, locate_model, version_of
 from raypose.checkpoint.store import STATE, fetch_checkpoint
-from raypose.config.serve_schema import CanaryConfig, ComputeConfig
+from raypose.config.serve_schema import CanaryConfig, ComputeConfig, ServeConfig
 from raypose.errors import CheckpointError, RayposeError
 from raypose.inference import Fitted, Predictor, Selection
 from raypose.inference.backends import Backend
 from raypose.model import ExportMetadata, ModelSpec
 from raypose.serve.compute import Trial, open_compute
+from raypose.serve.drift import Drift, reference_of
+from raypose.serve.parameters import selection_of
 from raypose.storage import is_remote, open_store
 from raypose.structures import ImageArray, Poses
 
@@ -78,6 +80,7 @@ class Model:
         self.imgsz = imgsz
         self.images_a_call = backend.images_a_call
         self.device_type = backend.device_type
+        self.drift: Drift | None = None
         self._first = TimedBackend(backend)
         self._lanes: dict[int, tuple[TimedBackend, Predictor]] = {0: (self._first, self._predictor(self._first))}
         self._lock = threading.Lock()
@@ -106,6 +109,9 @@ class Model:
         return Predictor(backend, self.imgsz, conf=0.25, iou=0.7, max_det=300)
 
 
+Opener = Callable[[str, Which, ComputeConfig], Model]
+
+
 def load(reference: str, which: Which, config: ComputeConfig) -> Model:
     """The model that `reference` names, ready and checked. Raises a RayposeError where it cannot serve."""
     place = locate_model(reference, which)
@@ -113,6 +119,24 @@ def load(reference: str, which: Which, config: ComputeConfig) -> Model:
         source = path if is_remote(place) else _verified(path, Path(folder, path.name))
         compute = open_compute(source, config, Path(folder))
         return Model(version_of(source), place, compute.backend, compute.imgsz, compute.trials)
+
+
+def comparing(service: ServeConfig, opener: Opener = load) -> Opener:
+    """The same, but where the service compares requests with a data set, the model knows what it finds there."""
+    if service.drift is None:
+        return opener
+    drift, selection = service.drift, selection_of(service.defaults)
+
+    def opened(reference: str, which: Which, config: ComputeConfig) -> Model:
+        model = opener(reference, which, config)
+
+        def find(image_HW3: ImageArray) -> Poses:
+            return model.find(0, [model.fit(image_HW3, "image")], [selection]).poses[0]
+
+        model.drift = Drift(reference_of(find, drift), drift.window)
+        return model
+
+    return opened
 
 
 def _verified(path: Path, copy: Path) -> Path:
@@ -169,7 +193,7 @@ class Library:
     def __init__(
         self,
         compute: ComputeConfig,
-        opener: Callable[[str, Which, ComputeConfig], Model] = load,
+        opener: Opener = load,
         locate: Callable[[str, Which], str] = locate_model,
     ) -> None:
         self.shelf: Shelf | None = None

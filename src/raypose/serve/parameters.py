@@ -30,7 +30,9 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def selection_of(defaults: DefaultsConfig, conf: float | None, iou: float | None, max_det: int | None) -> Selection:
+def selection_of(
+    defaults: DefaultsConfig, conf: float | None = None, iou: float | None = None, max_det: int | None = None
+) -> Selection:
     """What a request asks for, and the defaults for the rest."""
     return Selection(
         defaults.conf if conf is None else conf,

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from raypose.config.serve_schema import CanaryConfig, ServeConfig
 from raypose.serve.http import create_app
 from raypose.serve.metrics import ServeMetrics
-from raypose.serve.models import Library, Wanted
+from raypose.serve.models import Library, Wanted, comparing
 from raypose.serve.service import Service
 
 
@@ -26,7 +26,7 @@ class PoseReplica:
         torch.set_grad_enabled(False)
         name = replica or _replica_name()
         self._config = config
-        self.service = Service(config, Library(config.compute), ServeMetrics(name))
+        self.service = Service(config, Library(config.compute, comparing(config)), ServeMetrics(name))
         self._following: asyncio.Task[None] | None = None
 
     def __serve_build_asgi_app__(self) -> FastAPI:

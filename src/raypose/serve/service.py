@@ -16,9 +16,11 @@ import torch
 
 from raypose.config.serve_schema import ServeConfig
 from raypose.inference import Selection
+from raypose.serve.drift import Look
 from raypose.serve.lanes import Answer, Job, Lanes
 from raypose.serve.metrics import ServeMetrics
 from raypose.serve.models import Library, Model, Role, Wanted
+from raypose.serve.parameters import selection_of
 from raypose.serve.problem import Problem
 from raypose.serve.uploads import Upload, pixels_of
 from raypose.structures import ImageArray, Poses
@@ -61,6 +63,7 @@ class Service:
         self.draining = False
         self._loop = asyncio.get_running_loop()
         self._asked = 0
+        self._compared = selection_of(config.defaults)
         self._image_s = 0.02
         # Decoding shares the cores with the model: more threads would only take them from it.
         self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), thread_name_prefix="raypose-decode")
@@ -169,6 +172,7 @@ class Service:
             return problem
         finally:
             answer.cancel()  # for nothing, where it is answered
+        self._compare(model, selection, image_HW3, answered.poses)
         return self._prediction(upload, image_HW3, model, answered, decode_s, keep_pixels=keep_pixels)
 
     def _prediction(
@@ -186,6 +190,15 @@ class Service:
         name = upload.name if isinstance(upload, Upload) else "image"
         kept = image_HW3 if keep_pixels else None
         return Prediction(name, width, height, answered.poses, stage_s, answered.batch, kept)
+
+    def _compare(self, model: Model, selection: Selection, image_HW3: ImageArray, poses: Poses) -> None:
+        """With the reference of the model, where a request took the thresholds that its figures have."""
+        if model.drift is None or selection != self._compared:
+            return
+        model.drift.observe(Look.of(image_HW3, poses))
+        indices = model.drift.indices()
+        if indices is not None:
+            self.metrics.drift(model.version, indices)
 
     def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float) -> None:
         self._image_s += _SMOOTHING * (total_s / len(jobs) - self._image_s)
