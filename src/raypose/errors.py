@@ -64,6 +64,10 @@ class RunTakenOverError(RayposeError):
     """Another start of the same run writes to it now; this one has stopped."""
 
 
+class NodeLeavingError(RayposeError):
+    """A node of the run will soon be gone; the run has saved its state, to go on elsewhere."""
+
+
 class RunInterruptedError(RayposeError):
     """The run was told to stop and has saved its state; resume continues it."""
 

@@ -19,7 +19,7 @@ from raypose.engine.saving import Saver
 from raypose.engine.setup import Parts
 from raypose.engine.step import StepResult
 from raypose.engine.validate import validate
-from raypose.errors import ConfigError, RunInterruptedError
+from raypose.errors import ConfigError, NodeLeavingError, RunInterruptedError
 from raypose.model import loss_names, set_epoch
 from raypose.telemetry import EpochValidated, Notice, Reporter, RunStarted, StepsDone
 
@@ -35,8 +35,9 @@ def run(
 
     Events go to `report` on the leader; the other workers may pass a reporter that does nothing. The leader asks
     `should_stop` whenever a line of the log is due; then all workers save and raise RunInterruptedError. All workers
-    ask `is_warned` at the same time, and agree: some of them are about to be lost, so all save, and go on. After
-    `until_epoch` epochs all of them stop as if they had been told to.
+    ask `is_warned` at the same time, and agree: some of them are about to be lost, so all save and raise
+    NodeLeavingError, because steps that they still did would be done again elsewhere. After `until_epoch` epochs all of
+    them stop as if they had been told to.
     """
     report(_run_started(parts))
     with Saver(parts, report) as saver:
@@ -114,11 +115,11 @@ class _Loop:
         """What is due now that `progress.step` batches are done: a line, a validation, a checkpoint, an early end."""
         parts, config = self._parts, self._parts.config
         self._saver.look()
-        interrupted, saves_now = False, False
+        interrupted, warned, is_due = False, False, False
         if progress.step % config.telemetry.log_every_steps == 0:
             self._report(self._steps_done(progress))
             interrupted, is_due = parts.world.from_leader(self._leader_wishes())
-            saves_now = self._is_warned() or is_due
+            warned = self._is_warned()
         epoch = parts.plan.epochs_completed(progress.step)
         epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
         interrupted = interrupted or (epoch_ended and epoch == self._until_epoch)
@@ -131,7 +132,7 @@ class _Loop:
         every_steps = config.checkpoint.every_steps
         saves_step = every_steps is not None and progress.step % every_steps == 0
         is_best = evaluation is not None and evaluation.is_best
-        if saves_epoch or saves_step or saves_now or is_best or interrupted or self._is_over(progress):
+        if any((saves_epoch, saves_step, is_due, is_best, interrupted, warned, self._is_over(progress))):
             progress = self._save(progress, evaluation)
         if interrupted and not self._is_over(progress):
             self._saver.wait()
@@ -139,6 +140,9 @@ class _Loop:
                 f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
                 f" continue with: raypose train --resume {shlex.quote(parts.store.url)}"
             )
+        if warned and not self._is_over(progress):
+            self._saver.wait()
+            raise NodeLeavingError(f"{parts.store.url}: saved after step {progress.step} of {parts.total_steps}")
         if epoch_ended:
             set_epoch(parts.model, epoch, config.train.epochs)
             if epoch in config.train.freeze_schedule:

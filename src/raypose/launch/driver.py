@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from raypose.launch.claim import Claim
 from raypose.launch.cluster import ray_cluster
 from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
-from raypose.telemetry import Reporter
+from raypose.telemetry import Reporter, WorkersFailed
 from raypose.telemetry.listeners import reporting
 
 _POLL_S = 0.3
@@ -62,23 +63,45 @@ def _fit(
     until_epoch: int | None,
 ) -> None:
     import ray
-    from ray.train import FailureConfig, ScalingConfig
-    from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    from raypose.launch.failures import TellFailures, last_line
+    from raypose.launch.failures import last_line
     from raypose.launch.monitor import RunMonitor
-    from raypose.launch.worker import train_function
 
     # Beside the driver, without which there is no run, and not on a node that may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote()
-    trainer = TorchTrainer(
+    launch = Claim.take(store).launch
+    for attempt in itertools.count():
+        trainer = _trainer(config, launch, monitor, f"{records}/{attempt}", until_epoch)
+        failure = _watch(trainer.fit, monitor, report, should_stop)
+        outcome: RayposeError | None = ray.get(monitor.outcome.remote())
+        if outcome is not None:
+            raise outcome
+        if failure is not None:
+            raise TrainingError(f"{store.url}: {last_line(failure)}; see the Ray logs") from failure
+        if not ray.get(monitor.moves.remote()):
+            return
+        report(
+            WorkersFailed(
+                "preempted", "a node of the run is about to be taken away; all have saved and go on elsewhere"
+            )
+        )
+
+
+def _trainer(config: RunConfig, launch: str, monitor: Any, records: str, until_epoch: int | None) -> Any:
+    from ray.train import FailureConfig, ScalingConfig
+    from ray.train import RunConfig as RayRunConfig
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from raypose.launch.failures import TellFailures
+    from raypose.launch.worker import train_function
+
+    return TorchTrainer(
         train_function,
         train_loop_config={
             "config": config.model_dump_json(),
-            "launch": Claim.take(store).launch,
+            "launch": launch,
             "monitor": monitor,
             "until_epoch": until_epoch,
         },
@@ -99,12 +122,6 @@ def _fit(
             callbacks=[TellFailures(monitor)],
         ),
     )
-    failure = _watch(trainer.fit, monitor, report, should_stop)
-    outcome: RayposeError | None = ray.get(monitor.outcome.remote())
-    if outcome is not None:
-        raise outcome
-    if failure is not None:
-        raise TrainingError(f"{store.url}: {last_line(failure)}; see the Ray logs") from failure
 
 
 def _watch(

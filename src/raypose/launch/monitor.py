@@ -16,7 +16,21 @@ class RunMonitor:
         self._events: list[Event] = []
         self._outcome: RayposeError | None = None
         self._stop_requested = False
+        self._moves = False
         self._heartbeats = Heartbeats()
+
+    def begin(self) -> RayposeError | None:
+        """Worker: it starts, unless the run is over for the reason that is returned."""
+        self._moves = False
+        return self._outcome
+
+    def move(self) -> None:
+        """Worker: all of them have saved, and end, because some of their nodes will soon be gone."""
+        self._moves = True
+
+    def moves(self) -> bool:
+        """Driver: whether the workers have ended only to go on elsewhere."""
+        return self._moves
 
     def push(self, event: Event) -> None:
         """Worker: something happened."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import ray
 
 from raypose.config import RunConfig
-from raypose.errors import RayposeError, RunInterruptedError, RunTakenOverError, TrainingError
+from raypose.errors import NodeLeavingError, RayposeError, RunInterruptedError, RunTakenOverError, TrainingError
 from raypose.launch.claim import Claim, ClaimedStore, watching
 from raypose.storage import open_store
 from raypose.telemetry import Event, fan_out
@@ -28,12 +28,15 @@ def train_function(assignment: dict[str, Any]) -> None:
     its monitor and `until_epoch`.
     """
     monitor = assignment["monitor"]
-    if ray.get(monitor.outcome.remote()) is not None:
+    if ray.get(monitor.begin.remote()) is not None:
         # The group was restarted after an error that would come again; the driver raises it.
         return
     config = RunConfig.model_validate_json(assignment["config"])
     try:
         _train(config, assignment["launch"], monitor, assignment["until_epoch"])
+    except NodeLeavingError:
+        # Ray would let them go on until the node is gone, or count an error of theirs as a failure.
+        ray.get(monitor.move.remote())
     except RunInterruptedError as interruption:
         # All workers stop after the same step, so nobody waits for anybody: no reason to fail the group.
         ray.get(monitor.end.remote(interruption))
