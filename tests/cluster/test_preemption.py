@@ -10,12 +10,10 @@ from pathlib import Path
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from tests.data_sets import tiny_run
 
 import raypose
-from raypose.checkpoint import CheckpointStore
-from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone, WorkersFailed
+from tests.data_sets import newest_checkpoint, tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -90,6 +88,4 @@ def test_a_run_that_is_warned_saves_and_goes_on_on_other_nodes(nodes: Cluster, d
     assert steps == list(range(1, 361))  # none done twice
     assert len(before) == len(after) == 2
     assert doomed not in after
-    found = CheckpointStore(open_store(str(tmp_path / "tiny"))).load_latest(pytest.fail)
-    assert found is not None
-    assert (first.start_step, found.progress.images) == (0, 8 * 360)
+    assert (first.start_step, newest_checkpoint(config).progress.images) == (0, 8 * 360)
