@@ -43,7 +43,7 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two mi
 	$(BIN)/pytest tests/unit -n auto
 
 test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
-	$(BIN)/pytest tests --ignore=tests/unit -m "not slow"
+	$(BIN)/pytest tests --ignore=tests/unit -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each: clusters of several nodes, rendered manifests, long ones of the service
 	$(BIN)/pytest tests -m slow

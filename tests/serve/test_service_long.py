@@ -26,14 +26,14 @@ class Witnesses(Load):
     def __init__(self, url: str) -> None:
         super().__init__(url, CLIENTS)
         self.people: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
-        self.errors: list[str] = []
+        self.errors: list[ServiceError] = []
 
     def keep(self, answer: Answer) -> None:
         super().keep(answer)
         self.people.setdefault(answer.model_version, set()).add(_rounded(answer.images[0]))
 
     def refused(self, error: ServiceError) -> None:
-        self.errors.append(repr(error))
+        self.errors.append(error)
 
 
 def _rounded(image: ImageAnswer) -> tuple[tuple[int, ...], ...]:
@@ -72,7 +72,7 @@ def test_a_replica_that_is_killed_under_load_fails_only_what_it_held(served: Ser
         after = len(witnesses.errors)
         time.sleep(5)
     assert len(witnesses.errors) == after  # whole again
-    assert all("not_ready" in error or "50" in error or "Connection" in error for error in witnesses.errors)
+    assert {error.status for error in witnesses.errors} <= {0, 500, 502, 503}  # cut off, or refused by the proxy
 
 
 def test_no_odd_request_is_answered_with_a_fault_of_the_server(served: Served) -> None:

@@ -13,6 +13,7 @@ from urllib.request import urlopen
 import cv2
 import pytest
 
+from raypose.serve.client import Client, ServiceError
 from tests.serve.conftest import Served
 from tests.served_run import photograph
 
@@ -49,6 +50,22 @@ def test_every_frame_of_a_video_comes_back_in_order(served: Served, tmp_path: Pa
     assert first["video"]["fps"] == 10.0
     assert [frame["frame"] for frame in frames] == list(range(20))
     assert last == {"end": {"frames": 20}}
+
+
+def test_the_client_follows_a_video_as_far_as_it_likes(served: Served, tmp_path: Path) -> None:
+    video = film(tmp_path, 20)
+    with Client(served.url) as client:
+        frames = list(client.predict_video(video, track=True))
+        assert [frame.number for frame in frames] == list(range(20))
+        assert [frame.time_s for frame in frames[:3]] == [0.0, 0.1, 0.2]
+        assert {frame.model_version for frame in frames} == set(served.versions())
+        assert any(person.id for frame in frames for person in frame.people)
+        some = client.predict_video(video)
+        assert next(some).number == 0
+        some.close()
+        assert next(client.predict_video(video)).number == 0  # by a connection that has no rest of the last answer
+        with pytest.raises(ServiceError, match="unsupported_video"):
+            next(client.predict_video(b"no video"))
 
 
 def test_the_work_ends_with_the_client(served: Served, tmp_path: Path) -> None:

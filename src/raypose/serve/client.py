@@ -11,16 +11,18 @@ import http.client
 import json
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from http.client import HTTPResponse
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, Self, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from raypose.errors import ConfigError, RayposeError
 
 Image = bytes | Path
+Read = TypeVar("Read")
 _RETRIES = 3
 _MOST_WAIT_S = 30.0
 
@@ -54,6 +56,8 @@ class Person:
     score: float
     class_name: str
     keypoints: Mapping[str, Keypoint]
+    id: int | None = None
+    """The same from frame to frame of a tracked video."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +78,17 @@ class Answer:
     model_version: str
     skeleton: str
     total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class FrameAnswer:
+    """The people of one frame of a video, counted from 0; or why there are none (`error`)."""
+
+    number: int
+    time_s: float
+    people: tuple[Person, ...]
+    model_version: str | None = None
+    error: Mapping[str, str] | None = None
 
 
 class Client:
@@ -115,6 +130,42 @@ class Client:
         body, kind = _body(images)
         return _answer(json.loads(self._post(f"/v1/predict{_query(asked)}", body, kind)))
 
+    def predict_video(
+        self,
+        video: Image,
+        *,
+        track: bool = False,
+        conf: float | None = None,
+        iou: float | None = None,
+        max_det: int | None = None,
+        keypoint_conf: float | None = None,
+        model: str | None = None,
+    ) -> Iterator[FrameAnswer]:
+        """The people in each frame, as the service is done with it. With `track` they have an `id`.
+
+        Whoever has seen enough closes the iterator: the service stops, too. Raises ServiceError where the video is
+        refused or cannot be followed to its end.
+        """
+        asked = {"conf": conf, "iou": iou, "max_det": max_det, "keypoint_conf": keypoint_conf, "model": model}
+        query = _query(asked | {"track": "true" if track else None})
+        body, kind = _body((video,))
+        response = self._ask("POST", f"/v1/predict/stream{query}", body, {"Content-Type": kind}, _unread)
+        ended = False
+        try:
+            for line in response:
+                raw = json.loads(line)
+                if "frame" in raw:
+                    yield _frame(raw)
+                elif "error" in raw:
+                    ended = True
+                    raise _error_of(response.status, raw["error"])
+                ended = "end" in raw
+        finally:
+            if not ended:
+                self.close()  # what is left of the answer nobody reads
+        if not ended:
+            raise ServiceError(0, "unreachable", "the answer broke off before the end of the video")
+
     def render(
         self,
         image: Image,
@@ -129,17 +180,27 @@ class Client:
 
     def models(self) -> dict[str, Any]:
         """What answers, what did before, what was refused and why."""
-        found: dict[str, Any] = json.loads(self._ask("GET", "/v1/models", None, {}))
+        found: dict[str, Any] = json.loads(self._ask("GET", "/v1/models", None, {}, HTTPResponse.read))
         return found
 
     def _post(self, path: str, body: bytes, kind: str) -> bytes:
-        return self._ask("POST", path, body, {"Content-Type": kind})
+        return self._ask("POST", path, body, {"Content-Type": kind}, HTTPResponse.read)
 
-    def _ask(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> bytes:
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: Mapping[str, str],
+        read: Callable[[HTTPResponse], Read],
+    ) -> Read:
+        """What `read` makes of the answer, unless that is an error."""
         for attempt in range(self._retries + 1):
             try:
                 self._connection.request(method, self._prefix + path, body, {**self._headers, **headers})
                 response = self._connection.getresponse()
+                if response.status < http.HTTPStatus.BAD_REQUEST:
+                    return read(response)
                 content = response.read()
             except (OSError, http.client.HTTPException) as error:
                 self._connection.close()  # asking again is safe: a prediction changes nothing
@@ -147,8 +208,6 @@ class Client:
                     raise ServiceError(0, "unreachable", f"{type(error).__name__}: {error}") from error
                 time.sleep(0.1 * 2**attempt)
                 continue
-            if response.status < http.HTTPStatus.BAD_REQUEST:
-                return content
             if response.status != http.HTTPStatus.TOO_MANY_REQUESTS or attempt == self._retries:
                 raise _error(response.status, content)
             time.sleep(min(float(response.headers.get("Retry-After") or 1), _MOST_WAIT_S))
@@ -186,14 +245,26 @@ def _image(raw: Mapping[str, Any]) -> ImageAnswer:
     return ImageAnswer(raw["width"], raw["height"], tuple(_person(person) for person in raw["people"]))
 
 
+def _frame(raw: Mapping[str, Any]) -> FrameAnswer:
+    people = tuple(_person(person) for person in raw.get("people", ()))
+    return FrameAnswer(raw["frame"], raw["time_s"], people, raw.get("version"), raw.get("error"))
+
+
 def _person(raw: Mapping[str, Any]) -> Person:
     keypoints = {point["name"]: Keypoint(point["x"], point["y"], point["confidence"]) for point in raw["keypoints"]}
-    return Person(tuple(raw["box"]), raw["score"], raw["class"], MappingProxyType(keypoints))
+    return Person(tuple(raw["box"]), raw["score"], raw["class"], MappingProxyType(keypoints), raw.get("id"))
 
 
 def _error(status: int, content: bytes) -> ServiceError:
     try:
-        error = json.loads(content)["error"]
-        return ServiceError(status, str(error["code"]), str(error["message"]))
+        return _error_of(status, json.loads(content)["error"])
     except (ValueError, KeyError, TypeError):
         return ServiceError(status, "unknown", content[:200].decode("utf-8", "replace"))
+
+
+def _error_of(status: int, error: Mapping[str, Any]) -> ServiceError:
+    return ServiceError(status, str(error["code"]), str(error["message"]))
+
+
+def _unread(response: HTTPResponse) -> HTTPResponse:
+    return response
