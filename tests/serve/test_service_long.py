@@ -7,6 +7,8 @@ import signal
 import time
 
 import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
 
 from raypose.serve.client import Answer, ImageAnswer, ServiceError
 from tests.serve.conftest import Served
@@ -76,9 +78,6 @@ def test_a_replica_that_is_killed_under_load_fails_only_what_it_held(served: Ser
 
 
 def test_no_odd_request_is_answered_with_a_fault_of_the_server(served: Served) -> None:
-    schemathesis = pytest.importorskip("schemathesis", reason="pip install schemathesis")
-    from hypothesis import HealthCheck, Phase, given, settings
-
     schema = schemathesis.openapi.from_url(f"{served.url}/openapi.json")
     operations = [result.ok() for result in schema.get_all_operations()]
     faults: list[str] = []
