@@ -61,23 +61,40 @@ def sweep_table(
     now, total_steps = now or {}, total_steps or {}
     ranked = best_first(sweep.config, trials)
     rest = [trial for trial in trials if trial not in ranked]
+    shown = [*ranked, *rest][:_MOST_ROWS]
+    columns = {
+        "trial": [trial.name for trial in shown],
+        "status": [trial.status for trial in shown],
+        "epoch": [str(trial.epoch) for trial in shown],
+        "step": [f"{trial.steps}/{total_steps.get(trial.number, '')}".rstrip("/") for trial in shown],
+    }
+    if now:
+        columns["images/s"] = [_pace(now.get(trial.number)) for trial in shown]
+    values = [values_of(sweep.config, trial) for trial in shown]
+    for place, metric in enumerate(sweep.metrics):
+        columns[metric] = ["" if math.isnan(one[place]) else f"{one[place]:.4f}" for one in values]
+    for key, name in _short_names(list(sweep.config.space)).items():
+        columns[name] = [short_value(trial.current_parameters.get(key, "")) for trial in shown]
+
     table = Table(title=f"{sweep.config.name}: {_counts(trials)}", title_justify="left", box=None, pad_edge=False)
-    for heading in ("trial", "status", "epoch", "step", "images/s", *sweep.metrics, *sweep.config.space):
-        table.add_column(heading, justify="left" if heading in ("trial", "status") else "right", overflow="fold")
-    for trial in [*ranked, *rest][:_MOST_ROWS]:
-        line = now.get(trial.number)
-        steps = f"{trial.steps}/{total_steps[trial.number]}" if trial.number in total_steps else str(trial.steps)
-        table.add_row(
-            trial.name,
-            trial.status,
-            str(trial.epoch),
-            steps,
-            f"{line.images_per_second:.1f}" if line else "",
-            *("" if math.isnan(value) else f"{value:.4f}" for value in values_of(sweep.config, trial)),
-            *(short_value(trial.current_parameters.get(key, "")) for key in sweep.config.space),
-            style=_STYLES.get(trial.status, ""),
-        )
+    for heading, cells in columns.items():
+        left = heading in ("trial", "status")
+        # Where the terminal is narrow, headings are folded and values are not.
+        width = max(map(len, cells), default=0)
+        table.add_column(heading, justify="left" if left else "right", overflow="fold", min_width=width)
+    for trial, row in zip(shown, zip(*columns.values(), strict=True), strict=True):
+        table.add_row(*row, style=_STYLES.get(trial.status, ""))
     return table
+
+
+def _pace(line: StepsDone | None) -> str:
+    return "" if line is None else f"{line.images_per_second:.1f}"
+
+
+def _short_names(keys: Sequence[str]) -> dict[str, str]:
+    """The last part of each key, where that says which."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def _line(sweep: Sweep, trial: Trial) -> str:
