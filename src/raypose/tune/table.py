@@ -80,7 +80,7 @@ def sweep_table(
     for heading, cells in columns.items():
         left = heading in ("trial", "status")
         # Where the terminal is narrow, headings are folded and values are not.
-        width = max(map(len, cells), default=0)
+        width = max((len(cell) for cell in cells), default=0)
         table.add_column(heading, justify="left" if left else "right", overflow="fold", min_width=width)
     for trial, row in zip(shown, zip(*columns.values(), strict=True), strict=True):
         table.add_row(*row, style=_STYLES.get(trial.status, ""))
