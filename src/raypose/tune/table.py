@@ -62,7 +62,7 @@ def sweep_table(
     ranked = best_first(sweep.config, trials)
     rest = [trial for trial in trials if trial not in ranked]
     shown = [*ranked, *rest][:_MOST_ROWS]
-    columns = {
+    columns: dict[str, list[str]] = {
         "trial": [trial.name for trial in shown],
         "status": [trial.status for trial in shown],
         "epoch": [str(trial.epoch) for trial in shown],
