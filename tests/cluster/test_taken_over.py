@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -34,9 +35,13 @@ def test_of_two_that_train_one_run_the_later_goes_on(data: Path, tmp_path: Path)
     wait_for_progress(run, newer)
     newer.terminate()
     assert newer.wait(timeout=120) == 130, logs[1].read_text()
-    assert "resumed at step" in logs[1].read_text()
+    resumed = re.search(r"resumed at step (\d+)", logs[1].read_text())
+    assert resumed
     steps = [row["step"] for row in read_rows(open_store(str(run))) if row["kind"] == "train"]
-    assert steps == list(range(2, steps[-1] + 2, 2))  # a line for every second step: none twice, none left out
+    assert steps == sorted(set(steps))
+    # A line for every second step; those of a checkpoint that was just being told of may be left out.
+    missing = set(range(2, steps[-1] + 2, 2)) - set(steps)
+    assert all(int(resumed[1]) - 10 < step <= int(resumed[1]) for step in missing)
 
 
 def wait_for_progress(run: Path, process: object) -> None:

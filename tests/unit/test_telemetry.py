@@ -11,7 +11,7 @@ import pytest
 from rich.console import Console
 
 from raypose.storage import open_store
-from raypose.telemetry import EpochValidated, Event, Notice, RunStarted, StepsDone, fan_out
+from raypose.telemetry import CheckpointSaved, EpochValidated, Event, Notice, RunStarted, StepsDone, fan_out
 from raypose.telemetry.logbook import Logbook, read_rows
 from raypose.telemetry.progress import TerminalProgress
 
@@ -59,6 +59,17 @@ def test_a_resumed_logbook_forgets_what_will_be_done_again(tmp_path: Path) -> No
     assert [(row["kind"], row["step"]) for row in read_rows(store)] == [
         ("train", 2), ("val", 4), ("train", 6), ("val", 8),
     ]  # fmt: skip
+
+
+def test_what_led_to_a_checkpoint_is_kept_though_the_run_ends_without_a_word(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    killed = Logbook(store, start_step=0, tensorboard=False)
+    for event in (steps(2), steps(4), CheckpointSaved(4, "step-00000004", 0.1, is_best=False), steps(6)):
+        killed(event)
+    killed._wait()
+    with Logbook(store, start_step=4, tensorboard=False) as resumed:
+        resumed(steps(6))
+    assert [row["step"] for row in read_rows(store)] == [2, 4, 6]
 
 
 def test_tensorboard_files_hold_the_curves(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import io
 import json
 import tempfile
 from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -19,7 +20,7 @@ from tensorboardX import SummaryWriter
 
 from raypose.storage import ObjectStore
 from raypose.structures import json_ready
-from raypose.telemetry.events import EpochValidated, Event, StepsDone
+from raypose.telemetry.events import CheckpointSaved, EpochValidated, Event, StepsDone
 
 METRICS_KEY = "metrics.jsonl"
 RESULTS_KEY = "results.csv"
@@ -42,12 +43,16 @@ class Logbook:
         self._store = store
         self._rows = list(read_rows(store, until_step=start_step))
         self._board = _TensorBoard(store, start_step) if tensorboard else None
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="raypose-logbook")
+        self._writing: Future[None] | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepsDone):
             self._add_steps(event)
         elif isinstance(event, EpochValidated):
             self._add_epoch(event)
+        elif isinstance(event, CheckpointSaved):
+            self._write_meanwhile()  # a run that ends without a word goes on from here, and so does its history
 
     def __enter__(self) -> Self:
         return self
@@ -55,7 +60,8 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._publish()
+        with self._thread:
+            self._publish()
         if self._board is not None:
             self._board.close()
 
@@ -72,9 +78,22 @@ class Logbook:
             self._board.add(self._rows[-1])
         self._publish()
 
+    def _lines(self) -> bytes:
+        return "".join(json.dumps(json_ready(row)) + "\n" for row in self._rows).encode()
+
+    def _write_meanwhile(self) -> None:
+        """Training goes on. What is still being written is not waited for: the next one has its rows, too."""
+        if self._writing is None or self._writing.done():
+            self._wait()
+            self._writing = self._thread.submit(self._store.write, METRICS_KEY, self._lines())
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
     def _publish(self) -> None:
-        lines = "".join(json.dumps(json_ready(row)) + "\n" for row in self._rows)
-        self._store.write(METRICS_KEY, lines.encode())
+        self._wait()
+        self._store.write(METRICS_KEY, self._lines())
         epochs = [row for row in self._rows if row["kind"] == "val"]
         if epochs:
             self._store.write(RESULTS_KEY, _results_csv(epochs).encode())
