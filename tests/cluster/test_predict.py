@@ -100,4 +100,5 @@ def test_every_input_has_one_result_though_a_worker_and_the_driver_were_killed(
     assert [row["file"] for row in rows if "error" in row] == [Path(BAD).name]
     summary = json.loads(bucket.read("found/summary.json"))
     assert (summary["inputs"], summary["images"], summary["failed"]) == (IMAGES, IMAGES - 1, 1)
-    assert summary["resumed"] == sum(len(content.splitlines()) for content in kept.values())
+    # Or more: a worker may outlive its driver by the part that it has begun.
+    assert IMAGES > summary["resumed"] >= sum(len(content.splitlines()) for content in kept.values())

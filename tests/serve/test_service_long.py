@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from itertools import cycle
 
 import pytest
 import schemathesis
@@ -82,7 +83,9 @@ def test_no_odd_request_is_answered_with_a_fault_of_the_server(served: Served) -
     operations = [result.ok() for result in schema.get_all_operations()]
     faults: list[str] = []
     asked = 0
-    for operation in operations:
+    rounds = cycle(operations)
+    while asked < CASES:  # some have only one case
+        operation = next(rounds)
 
         @settings(
             max_examples=CASES // len(operations) + 1,
@@ -102,4 +105,3 @@ def test_no_odd_request_is_answered_with_a_fault_of_the_server(served: Served) -
         ask()
     print(f"{asked} cases")
     assert faults == []
-    assert asked >= CASES
