@@ -35,14 +35,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -c 'import cv2'
 	@touch $@
 
-check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: under two minutes
+check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: two to three minutes on two cores
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit -n auto
 
-test: check  ## Everything `check` does, then all other tests: under twenty minutes on two cores
+test: check  ## Everything `check` does, then all other tests, two at a time: 20 to 30 minutes on two cores
 	$(BIN)/pytest tests --ignore=tests/unit -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each: clusters of several nodes, rendered manifests, long ones of the service
