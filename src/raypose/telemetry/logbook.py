@@ -10,7 +10,7 @@ import csv
 import io
 import json
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -78,14 +78,15 @@ class Logbook:
             self._board.add(self._rows[-1])
         self._publish()
 
-    def _lines(self) -> bytes:
-        return "".join(json.dumps(json_ready(row)) + "\n" for row in self._rows).encode()
+    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        lines = "".join(json.dumps(json_ready(row)) + "\n" for row in rows)
+        self._store.write(METRICS_KEY, lines.encode())
 
     def _write_meanwhile(self) -> None:
         """Training goes on. What is still being written is not waited for: the next one has its rows, too."""
         if self._writing is None or self._writing.done():
             self._wait()
-            self._writing = self._thread.submit(self._store.write, METRICS_KEY, self._lines())
+            self._writing = self._thread.submit(self._write, list(self._rows))
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -93,7 +94,7 @@ class Logbook:
 
     def _publish(self) -> None:
         self._wait()
-        self._store.write(METRICS_KEY, self._lines())
+        self._write(self._rows)
         epochs = [row for row in self._rows if row["kind"] == "val"]
         if epochs:
             self._store.write(RESULTS_KEY, _results_csv(epochs).encode())
