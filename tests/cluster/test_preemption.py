@@ -14,6 +14,7 @@ from ray.cluster_utils import Cluster
 import raypose
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone, WorkersFailed
 from tests.data_sets import newest_checkpoint, tiny_run
+from tests.ray_nodes import nodes_of_one_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -23,15 +24,8 @@ WARN_AFTER_STEP = 12
 @pytest.fixture
 def nodes() -> Iterator[Cluster]:
     """A head that trains nothing, two nodes for one worker each, and one more that can take the place of either."""
-    memory = {"object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    for _ in range(3):
-        cluster.add_node(num_cpus=1, **memory)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with nodes_of_one_worker(3) as cluster:
+        yield cluster
 
 
 def give_notice(cluster: Cluster, node_id: str, seconds: int) -> None:

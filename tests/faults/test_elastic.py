@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import ray
 from ray.cluster_utils import Cluster
 
 import raypose
@@ -17,6 +16,7 @@ from raypose.errors import RunInterruptedError
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
+from tests.ray_nodes import nodes_of_one_worker
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -25,15 +25,8 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head that trains nothing, and two nodes for one worker each."""
     monkeypatch.setenv("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "15")
-    memory = {"object_store_memory": 100 * 2**20}
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **memory})
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, **memory)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    with nodes_of_one_worker(2) as cluster:
+        yield cluster
 
 
 @pytest.mark.timeout(600)
