@@ -135,7 +135,10 @@ def _watch(
     """
     import ray
 
+    from raypose.launch.nodes import NodeWatch
+
     fitting: Future[object] = Future()
+    nodes = NodeWatch()
 
     def fit_and_tell() -> None:
         try:
@@ -151,6 +154,7 @@ def _watch(
                 report(event)
             if should_stop():
                 monitor.request_stop.remote()
+            nodes.look()
             wait([fitting], timeout=_POLL_S)
         for event in ray.get(monitor.drain.remote()):
             report(event)
