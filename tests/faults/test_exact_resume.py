@@ -29,6 +29,8 @@ def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:
         "telemetry.log_every_steps=1",
         "checkpoint.keep_last=9",
         "val.every_epochs=1",
+        "val.pictures=0",  # only for people to look at
+        "val.training_images=0",
     ]
     return tiny_run(data, storage, *always, *overrides)
 
@@ -42,7 +44,9 @@ RECIPES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe", [pytest.param(name, marks=[pytest.mark.slow] if "yolo26" in name else []) for name in RECIPES]
+)
 def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(recipe: str, data: Path, tmp_path: Path) -> None:
     whole, expected = train(run_of(data, tmp_path / "whole", *RECIPES[recipe]))
     parted = run_of(data, tmp_path / "parted", *RECIPES[recipe])
@@ -81,7 +85,7 @@ def test_a_checkpoint_is_not_continued_under_another_recipe(data: Path, tmp_path
         train(other)
 
 
-KILLED = ["checkpoint.every_steps=1", "train.epochs=5", "val.pictures=0", "val.training_images=0"]
+KILLED = ["checkpoint.every_steps=1", "train.epochs=5"]
 """30 steps, with a validation after every sixth."""
 
 
@@ -102,8 +106,8 @@ def random_kills(seed: int) -> list[Kill]:
 @pytest.mark.parametrize(
     ("precision", "kills"),
     [
-        ("float32", random_kills(1)[:5]),
-        ("bfloat16", random_kills(2)[:5]),
+        ("float32", random_kills(1)[:4]),
+        ("bfloat16", random_kills(2)[:4]),
         pytest.param("float32", random_kills(3), marks=pytest.mark.slow),
     ],
 )

@@ -25,9 +25,10 @@ class CanaryConfig(_Section):
 
 
 class ComputeConfig(_Section):
-    backend: Literal["auto", "torch", "onnx", "openvino"] = "auto"
+    backend: Literal["auto", "torch", "onnx", "openvino", "tensorrt"] = "auto"
     """What computes. `auto` tries what is installed on this machine, and takes the fastest of those that agree with
-    PyTorch in float32. Exported models are served as they are."""
+    PyTorch in float32. Exported models are served as they are. `tensorrt` needs an NVIDIA GPU, and onnxruntime-gpu and
+    tensorrt from PyPI; compiling for it takes minutes at the start."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """`auto` also tries bfloat16 where the hardware multiplies it natively; it, too, has to agree."""
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")

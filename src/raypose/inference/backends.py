@@ -1,4 +1,5 @@
-"""What computes a model's output: PyTorch, ONNX Runtime, OpenVINO or TorchScript, behind one small protocol."""
+"""What computes a model's output: PyTorch, ONNX Runtime (by TensorRT, too), OpenVINO or TorchScript, behind one
+small protocol."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from raypose.config.schema import STRIDE
 from raypose.errors import CheckpointError, ConfigError
 from raypose.model import (
     ExportMetadata,
@@ -27,6 +29,9 @@ from raypose.structures import ImageArray
 
 ComputePrecision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 where the hardware multiplies it natively and the kind of model can have it, else float32."""
+
+TENSORRT = "TensorrtExecutionProvider"
+"""ONNX Runtime's name for it."""
 
 _CPU_IMAGES_A_CALL = 4
 """Shares the cost of a call and stays near a core's cache: 10 to 15 % less time an image than one at a time, and more
@@ -210,25 +215,53 @@ class TorchScriptBackend:
         return _as_tensor(self._module(image_B3HW))
 
 
+@dataclass(frozen=True, slots=True)
+class TensorRtProfile:
+    """What TensorRT compiles a dynamic model for: up to `batch` canvases of up to `imgsz` x `imgsz`, fastest at those.
+
+    It does so at the first call, which takes minutes.
+    """
+
+    imgsz: int
+    batch: int
+
+    def provider(self, options: ComputeOptions) -> tuple[str, dict[str, Any]]:
+        """As ONNX Runtime wants to be told."""
+        largest = f"images:{self.batch}x3x{self.imgsz}x{self.imgsz}"
+        return TENSORRT, {
+            "device_id": options.torch_device.index or 0,
+            "trt_bf16_enable": options.uses_bfloat16,
+            "trt_profile_min_shapes": f"images:1x3x{STRIDE}x{STRIDE}",
+            "trt_profile_opt_shapes": largest,
+            "trt_profile_max_shapes": largest,
+        }
+
+
 class OnnxBackend:
-    """ONNX Runtime, with as many threads as torch would use."""
+    """ONNX Runtime, with as many threads as torch would use; on a GPU by CUDA, or by TensorRT with a `profile`."""
 
-    precision: Literal["float32"] = "float32"
-
-    def __init__(self, path: Path, options: ComputeOptions) -> None:
-        _require_float32(path, options)
+    def __init__(self, path: Path, options: ComputeOptions, profile: TensorRtProfile | None = None) -> None:
+        if profile is None:
+            _require_float32(path, options)
         onnxruntime = optional_package("onnxruntime")
         settings = onnxruntime.SessionOptions()
         settings.intra_op_num_threads = options.threads
+        providers = _providers(onnxruntime, options) if profile is None else _tensorrt(onnxruntime, options, profile)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=_providers(onnxruntime, options)
-            )
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
         except Exception as error:  # its exceptions share no base class
+            if profile is not None:
+                raise ConfigError(f"TensorRT cannot be used: {_first_line(error)}") from error
             raise CheckpointError(f"{path}: not an ONNX model: {_first_line(error)}") from error
+        if profile is not None and self._session.get_providers()[0] != TENSORRT:
+            raise ConfigError("TensorRT cannot be used: ONNX Runtime did not find its libraries; pip install tensorrt")
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
         self.metadata = ExportMetadata.from_json(text, path)
-        self.images_a_call = _CPU_IMAGES_A_CALL if self.metadata.dynamic else 1
+        self.precision: Literal["float32", "bfloat16"] = (
+            "bfloat16" if profile is not None and options.uses_bfloat16 else "float32"
+        )
+        most = _CPU_IMAGES_A_CALL if profile is None else profile.batch
+        self.images_a_call = most if self.metadata.dynamic else 1
         self.device_type = options.torch_device.type
         self.lanes = options.lanes
 
@@ -305,6 +338,14 @@ def _providers(onnxruntime: Any, options: ComputeOptions) -> list[str]:
     if options.device == "auto":
         return ["CPUExecutionProvider"]
     raise ConfigError(f"device {options.device}: this onnxruntime has no CUDA; install onnxruntime-gpu or use cpu")
+
+
+def _tensorrt(onnxruntime: Any, options: ComputeOptions, profile: TensorRtProfile) -> list[Any]:
+    if options.torch_device.type != "cuda":
+        raise ConfigError("TensorRT computes on NVIDIA GPUs, and there is none, or device says cpu")
+    if TENSORRT not in onnxruntime.get_available_providers():
+        raise ConfigError("this onnxruntime has no TensorRT; pip install onnxruntime-gpu tensorrt in its place")
+    return [profile.provider(options), "CUDAExecutionProvider"]
 
 
 def _require_float32(path: Path, options: ComputeOptions) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,15 +18,36 @@ from raypose.config.schema import STRIDE
 from raypose.config.serve_schema import ComputeConfig
 from raypose.data.synth import synthesize
 from raypose.errors import CheckpointError, ConfigError
-from raypose.inference.backends import Backend, ComputeOptions, ComputePrecision, TorchBackend, open_backend
+from raypose.inference.backends import (
+    Backend,
+    ComputeOptions,
+    ComputePrecision,
+    OnnxBackend,
+    OpenVinoBackend,
+    TensorRtProfile,
+    TorchBackend,
+    open_backend,
+)
 from raypose.model import ExportFormat, export_model, load_model, multiplies_bfloat16
 from raypose.model.export import OPENVINO_MODEL
 from raypose.structures import ImageArray
 from raypose.vision.decode import decode_rgb
 from raypose.vision.geometry import Letterbox
 
-_EXPORTS: dict[str, ExportFormat] = {"onnx": "onnx", "openvino": "openvino"}
-_PACKAGES = {"onnx": "onnxruntime", "openvino": "openvino"}
+Kind = Literal["torch", "onnx", "openvino", "tensorrt"]
+_PRECISIONS: dict[Kind, tuple[ComputePrecision, ...]] = {
+    "torch": ("float32", "bfloat16"),
+    "onnx": ("float32",),
+    "openvino": ("float32", "bfloat16"),
+    "tensorrt": ("float32", "bfloat16"),
+}
+_PACKAGES: dict[str, dict[Kind, str]] = {
+    "cpu": {"onnx": "onnxruntime", "openvino": "openvino"},
+    "cuda": {"tensorrt": "tensorrt"},
+}
+"""What `auto` tries besides PyTorch on a kind of device, and the package that it takes. With a GPU, what runs on the
+CPU is no contender, and ONNX Runtime by CUDA has to be asked for."""
+
 _PROBES, _WARM_CALLS, _TIMED_CALLS = 4, 2, 5
 _SURE = 0.25
 """Anchors that score this much are compared, as the default `conf` would show them; else the best few."""
@@ -80,10 +101,13 @@ def open_compute(path: Path, config: ComputeConfig, scratch: Path) -> Compute:
     expected = _finite(reference(canvas_BHW3), str(path))
     opened: dict[str, Backend] = {}
     trials = []
-    for name, candidate in _candidates(path, config, scratch, reference):
+    for kind, precision in _candidates(reference, config):
+        name = f"{kind} {precision}"
         try:
+            options = ComputeOptions(config.device, precision)
+            candidate = _opened(kind, path, config, options, scratch, imgsz)
             deviation = _deviation(expected, candidate(canvas_BHW3), _classes(candidate))
-        except RuntimeError as error:
+        except (RuntimeError, ConfigError) as error:
             trials.append(Trial(name, 0.0, None, f"fails: {(str(error).splitlines() or [''])[0][:200]}"))
             continue
         opened[name] = candidate
@@ -109,41 +133,43 @@ def _open_export(path: Path, config: ComputeConfig) -> Compute:
     return Compute(backend, imgsz, (Trial(f"{kind} {backend.precision}", _time(backend, canvas_BHW3), None),))
 
 
-def _candidates(
-    path: Path, config: ComputeConfig, scratch: Path, reference: TorchBackend
-) -> Iterator[tuple[str, Backend]]:
-    """Every back end that the configuration allows and this machine has, by name."""
+def _candidates(reference: TorchBackend, config: ComputeConfig) -> Iterator[tuple[Kind, ComputePrecision]]:
+    """Every back end that the configuration allows and this machine has."""
     device = reference.device_type
-    bfloat16 = multiplies_bfloat16(device)
-    precisions: list[ComputePrecision] = [
-        precision
-        for precision in ("float32", "bfloat16")
-        if config.precision in ("auto", precision)
-        and (precision == "float32" or bfloat16 or config.precision != "auto")
-    ]
-    if config.backend in ("auto", "torch"):
-        for precision in precisions:
-            options = ComputeOptions(config.device, precision)
-            yield f"torch {precision}", reference if precision == "float32" else TorchBackend.load(path, options)
-    for kind in ("onnx", "openvino"):
-        if not _is_wanted(kind, config, device):
-            continue
-        exported = _exported(path, kind, scratch)
-        for precision in precisions if kind == "openvino" else precisions[:1]:
-            yield f"{kind} {precision}", open_backend(exported, ComputeOptions(config.device, precision), None)
+    for kind, precisions in _PRECISIONS.items():
+        if kind == config.backend or (config.backend == "auto" and _is_installed(kind, device)):
+            if config.precision != "auto":
+                yield kind, config.precision
+                continue
+            for precision in precisions:
+                if precision == "float32" or multiplies_bfloat16(device):
+                    yield kind, precision
 
 
-def _is_wanted(kind: str, config: ComputeConfig, device: str) -> bool:
-    if config.backend == kind:
-        return True
-    # With a GPU, what runs on the CPU is no contender; the ONNX Runtime for GPUs has to be asked for.
-    return config.backend == "auto" and device == "cpu" and importlib.util.find_spec(_PACKAGES[kind]) is not None
+def _is_installed(kind: Kind, device: str) -> bool:
+    package = _PACKAGES[device].get(kind)
+    return kind == "torch" or (package is not None and importlib.util.find_spec(package) is not None)
 
 
-def _exported(path: Path, kind: str, scratch: Path) -> Path:
+def _opened(
+    kind: Kind, path: Path, config: ComputeConfig, options: ComputeOptions, scratch: Path, imgsz: int
+) -> Backend:
+    """Raises ConfigError where the machine does not have what it takes."""
+    if kind == "torch":
+        return TorchBackend.load(path, options)
+    if kind == "openvino":
+        return OpenVinoBackend.load(_exported(path, "openvino", scratch / "openvino"), options)
+    exported = _exported(path, "onnx", scratch / "model.onnx")
+    if kind == "onnx":
+        return OnnxBackend(exported, options)
+    return OnnxBackend(exported, options, TensorRtProfile(imgsz, max(config.batch, _PROBES)))
+
+
+def _exported(path: Path, to: ExportFormat, target: Path) -> Path:
+    if target.exists():
+        return target  # for another precision
     module, spec, imgsz = load_model(path)
-    target = scratch / ("model.onnx" if kind == "onnx" else "model_openvino")
-    return export_model(module, spec, imgsz, _EXPORTS[kind], target, dynamic=True)
+    return export_model(module, spec, imgsz, to, target, dynamic=True)
 
 
 def _probes(imgsz: int) -> ImageArray:
