@@ -248,7 +248,9 @@ class OnnxBackend:
         settings.intra_op_num_threads = options.threads
         providers = _providers(onnxruntime, options) if profile is None else _tensorrt(onnxruntime, options, profile)
         try:
-            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
+            self._session = onnxruntime.InferenceSession(
+                str(path), settings, providers=providers, enable_fallback=int(profile is None)
+            )
         except Exception as error:  # its exceptions share no base class
             if profile is not None:
                 raise ConfigError(f"TensorRT cannot be used: {_first_line(error)}") from error
