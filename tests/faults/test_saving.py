@@ -44,8 +44,23 @@ class SlowStore(LocalStore):
         super().upload(path, key)
 
 
-def train(config: RunConfig, store: LocalStore) -> list[Event]:
-    torch.set_num_threads(1)
+class ThreadsInUse(LocalStore):
+    """Notes how many threads whoever uploads a checkpoint computes with."""
+
+    def __init__(self, root: Path, seen: set[int]) -> None:
+        super().__init__(root)
+        self.seen = seen
+
+    def child(self, prefix: str) -> ThreadsInUse:
+        return ThreadsInUse(self.root / prefix, self.seen)
+
+    def upload(self, path: Path, key: str) -> None:
+        self.seen.add(torch.get_num_threads())
+        super().upload(path, key)
+
+
+def train(config: RunConfig, store: LocalStore, threads: int = 1) -> list[Event]:
+    torch.set_num_threads(threads)
     events: list[Event] = []
 
     def report(event: Event) -> None:
@@ -75,6 +90,16 @@ def test_checkpoints_are_written_by_one_thread_in_order_and_reported_once_durabl
     assert {name.rpartition("_")[0] for name, _ in of_thread} == {"raypose-checkpoint"}
     assert [key.partition("/")[0] for _, key in of_thread] == sorted(key.partition("/")[0] for _, key in of_thread)
     assert all(event.blocked_seconds <= event.seconds for event in saved)
+
+
+def test_the_thread_that_writes_takes_no_core_from_the_one_that_trains(data: Path, tmp_path: Path) -> None:
+    store = ThreadsInUse(tmp_path / "tiny", seen=set())
+    try:
+        train(short_run(data, tmp_path, "checkpoint.every_steps=2"), store, threads=2)
+        assert store.seen == {1}
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
 
 
 def test_checkpoints_that_training_waits_for_have_the_same_bits(data: Path, tmp_path: Path) -> None:

@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import torch
+
 from raypose.checkpoint import Snapshot, TrainProgress, select_expired
 from raypose.engine.restore import HostMemory, load_average, tensors_of
 from raypose.engine.setup import Parts
@@ -44,7 +46,7 @@ class Saver:
         self._memory = HostMemory()
         if parts.world.is_leader:
             self._model = portable_copy(parts.average.module)  # once: copying takes longer than writing
-        self._writer = ThreadPoolExecutor(1, "raypose-checkpoint")
+        self._writer = _writer()
         self._under_way: _UnderWay | None = None
         self._last_s = time.monotonic()
 
@@ -138,3 +140,21 @@ class Saver:
             epoch=parts.plan.epochs_completed(snapshot.progress.step),
             metrics=snapshot.metrics,
         )
+
+
+def _writer() -> ThreadPoolExecutor:
+    """A thread that computes alone.
+
+    With helpers of its own there would be more threads than cores. OpenMP then has all of them sleep whenever they wait
+    for each other, and every step after the first checkpoint takes half as long again.
+    """
+    writer = ThreadPoolExecutor(1, "raypose-checkpoint")
+    threads = torch.get_num_threads()
+    writer.submit(_compute_alone).result()
+    torch.set_num_threads(threads)  # what a thread sets for itself is also what threads to come start with
+    return writer
+
+
+def _compute_alone() -> None:
+    torch.get_num_threads()  # a thread takes what others start with when it first asks, and would do so after the next
+    torch.set_num_threads(1)
