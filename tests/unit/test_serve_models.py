@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -73,6 +74,20 @@ def test_going_back_takes_the_model_that_is_still_in_memory() -> None:
         assert books.change(Wanted(place))
     assert shelves.opened == ["a", "b"]
     assert books.to_dict()["previous"] == ["a-v"]
+
+
+def test_no_thread_of_a_change_stays_and_takes_cores_from_those_that_answer() -> None:
+    shelves = Shelves()
+    shelves.add("run")
+
+    async def names_after_a_change() -> set[str]:
+        async with serving(shelves, config_for("run")):
+            await asyncio.sleep(0.2)  # a thread ends a moment after its work
+            return {thread.name for thread in threading.enumerate()}
+
+    names = run(names_after_a_change())
+    assert any(name.startswith("raypose-lane") for name in names)
+    assert not [name for name in names if name.startswith("raypose-models")]
 
 
 def test_only_two_models_of_before_are_kept() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import os
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +68,7 @@ class Service:
         self._image_s = 0.02
         # Decoding shares the cores with the model: more threads would only take them from it.
         self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), thread_name_prefix="raypose-decode")
-        self._changes = ThreadPoolExecutor(1, thread_name_prefix="raypose-models")
+        self._changing = threading.Lock()
         lanes = 2 if torch.cuda.is_available() and config.compute.device != "cpu" else 1
         self._lanes = Lanes(lanes, config.compute.batch, self._observe_batch, loop=self._loop)
 
@@ -80,8 +81,12 @@ class Service:
         return await self._changed(self.library.follow)
 
     async def _changed(self, change: Callable[[], bool]) -> bool:
+        def one_at_a_time() -> bool:
+            with self._changing:
+                return change()
+
         known = set(self.library.refusals.items())
-        done = await self._loop.run_in_executor(self._changes, change)
+        done = await _in_a_thread_of_its_own(one_at_a_time)
         if done:
             self.metrics.change("changed")
             self.metrics.models([(role, model.version, model.compute) for role, model in self.models()])
@@ -214,7 +219,19 @@ class Service:
         """End all threads; what waits in lanes is still answered."""
         self._lanes.close()
         self._pool.shutdown(cancel_futures=True)
-        self._changes.shutdown(cancel_futures=True)
+
+
+async def _in_a_thread_of_its_own(change: Callable[[], bool]) -> bool:
+    """It tries models, for which PyTorch gives the thread helpers, and ends with them.
+
+    If they stayed there would be more threads than cores. OpenMP then has all of them sleep whenever they wait for each
+    other, and every later call of the model takes half as long again.
+    """
+    thread = ThreadPoolExecutor(1, thread_name_prefix="raypose-models")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, change)
+    finally:
+        thread.shutdown(wait=False)
 
 
 async def _all(work: Sequence[Awaitable[Made]]) -> list[Made]:
