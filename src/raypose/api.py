@@ -117,21 +117,23 @@ def predict(
     from raypose.batch import Settings, predict_source
     from raypose.engine.candidate import Candidate
     from raypose.launch.cluster import ray_cluster
-    from raypose.model import LEAST_TRACKED_CONF
+    from raypose.model import tracked_conf
 
     place = locate_model(model)
     place = place if is_remote(place) else str(Path(place).absolute())
-    if track and conf < LEAST_TRACKED_CONF:
-        raise ConfigError(f"conf {conf:g}: tracking needs at least {LEAST_TRACKED_CONF:g}")
-    least = LEAST_TRACKED_CONF if track else conf
+    least = tracked_conf(conf) if track else conf
     candidate = Candidate(place, imgsz, conf=least, iou=iou, max_det=300, device=device, precision="float32")
     with local_model(place) as local:
         version = version_of(local)
-    settings = Settings(place, version, conf, iou, imgsz, track, pictures, text, video_format, format)
-    with nullcontext() if workers is None else ray_cluster(max(os.cpu_count() or 1, workers)):
-        return predict_source(
-            candidate.open, str(source), out, settings, workers=workers, batch=batch, on_progress=progress
-        )
+        settings = Settings(place, version, conf, iou, imgsz, track, pictures, text, video_format, format)
+        here = replace(candidate, model=str(local))
+        if workers is not None:  # they may have GPUs that this process has not
+            replace(here, device="cpu").open()  # a model that cannot be used leaves nothing behind
+        opened_by = here if workers is None else candidate
+        with nullcontext() if workers is None else ray_cluster(max(os.cpu_count() or 1, workers)):
+            return predict_source(
+                opened_by.open, str(source), out, settings, workers=workers, batch=batch, on_progress=progress
+            )
 
 
 def validate(

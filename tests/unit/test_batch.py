@@ -12,10 +12,11 @@ import cv2
 import numpy as np
 import pytest
 
+import raypose
 from raypose.batch import PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
 from raypose.batch import plan as plans
 from raypose.batch.plan import Part
-from raypose.errors import ConfigError, DataError, StorageError
+from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
 from raypose.inference import Fitted
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
@@ -344,6 +345,15 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     source = write_image(tmp_path / "a.png")
     with pytest.raises(StorageError, match=r"a\.png"):
         predicted(source, source)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_a_model_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, workers: int | None) -> None:
+    source, model = write_image(tmp_path / "a.png"), tmp_path / "broken.pt"
+    model.write_bytes(b"no weights")
+    with pytest.raises(CheckpointError, match=r"broken\.pt"):
+        raypose.predict(model, source, tmp_path / "out", workers=workers)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("option", ["batch", "workers"])

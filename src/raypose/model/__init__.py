@@ -5,7 +5,7 @@ from raypose.model.export import ExportFormat, ExportMetadata, export_model
 from raypose.model.optimizer import OptimizerChoice, accumulated_batches, build_optimizer, choose_optimizer
 from raypose.model.postprocess import RawPoses, select_poses
 from raypose.model.pretrained import TransferReport, load_model, load_pretrained
-from raypose.model.tracking import LEAST_TRACKED_CONF, Tracker, poses_above
+from raypose.model.tracking import Tracker, poses_above, tracked_conf
 from raypose.model.yolo import (
     ModelSpec,
     build_model,
@@ -24,7 +24,6 @@ from raypose.model.yolo import (
 )
 
 __all__ = [
-    "LEAST_TRACKED_CONF",
     "ExportFormat",
     "ExportMetadata",
     "ModelSpec",
@@ -54,5 +53,6 @@ __all__ = [
     "set_epoch",
     "set_train_mode",
     "targets_from_batch",
+    "tracked_conf",
     "write_portable",
 ]

@@ -12,28 +12,34 @@ from raypose.errors import ConfigError
 from raypose.model.vendor import byte_tracker
 from raypose.structures import BoolArray, FloatArray, IntArray, Poses
 
-LEAST_TRACKED_CONF = 0.1
+_LEAST_CONF = 0.1
 """People who score less are noise. Those between this and `conf` count where somebody is expected to be."""
 _PATIENCE_S = 1.0
 """How long somebody may be out of sight and keep the number."""
 _MATCH_THRESHOLD = 0.8  # Ultralytics' default, as is the weighing of overlap by score
 
 
+def tracked_conf(conf: float) -> float:
+    """The least score that counts where newcomers have to score `conf`. Raises ConfigError where `conf` is less."""
+    if conf < _LEAST_CONF:
+        raise ConfigError(f"conf {conf:g}: tracking needs at least {_LEAST_CONF:g}")
+    return _LEAST_CONF
+
+
 class Tracker:
     """Numbers the people of one video, frame after frame, from 1.
 
     A person gets a number in the second frame in a row, in the first frame of the video at once, and keeps it
-    through up to a second out of sight. Wants to see everybody who scores LEAST_TRACKED_CONF or more; somebody new has
-    to score `conf`.
+    through up to a second out of sight. Wants to see everybody who scores `tracked_conf` or more; somebody new has to
+    score `conf`.
     """
 
     def __init__(self, conf: float, fps: float) -> None:
-        if conf < LEAST_TRACKED_CONF:
-            raise ConfigError(f"conf {conf:g}: tracking needs at least {LEAST_TRACKED_CONF:g}")
+        least = tracked_conf(conf)
         self._conf = conf
         self._tracker = byte_tracker(
             track_high_thresh=conf,
-            track_low_thresh=LEAST_TRACKED_CONF,
+            track_low_thresh=least,
             new_track_thresh=conf,
             track_buffer=max(1, round(fps * _PATIENCE_S)),
             match_thresh=_MATCH_THRESHOLD,

@@ -15,7 +15,8 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 
-from raypose.model import LEAST_TRACKED_CONF
+from raypose.errors import ConfigError
+from raypose.model import tracked_conf
 from raypose.serve.answers import Picture, answer_json, picture, skeleton_dict
 from raypose.serve.bodies import read_body
 from raypose.serve.docs import add_docs
@@ -185,9 +186,10 @@ def _add_stream(app: FastAPI, service: Service) -> None:
         `end`, or the `error` that broke it off. With `track` people have an `id` that they keep from frame to frame.
         """
         wanted = selection_of(defaults, conf, iou, max_det)
-        if track and wanted.conf < LEAST_TRACKED_CONF:
-            raise Problem("bad_parameter", f"conf: tracking needs at least {LEAST_TRACKED_CONF:g}")
-        selection = replace(wanted, conf=LEAST_TRACKED_CONF) if track else wanted
+        try:
+            selection = replace(wanted, conf=tracked_conf(wanted.conf)) if track else wanted
+        except ConfigError as error:
+            raise Problem("bad_parameter", str(error)) from error
         role, _ = service.model(model)
         asked = Asked(
             selection=selection,
