@@ -41,14 +41,16 @@ class Logbook:
 
     def __init__(self, store: ObjectStore, *, start_step: int, tensorboard: bool) -> None:
         self._store = store
-        self._rows = list(read_rows(store, until_step=start_step))
+        rows = list(read_rows(store, until_step=start_step))
+        self._lines = [_line(row) for row in rows]  # encoded once: a long run has many, and writes them often
+        self._epochs = [row for row in rows if row["kind"] == "val"]
         self._board = _TensorBoard(store, start_step) if tensorboard else None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="raypose-logbook")
         self._writing: Future[None] | None = None
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, StepsDone):
-            self._add_steps(event)
+            self._add(train_row(event))
         elif isinstance(event, EpochValidated):
             self._add_epoch(event)
         elif isinstance(event, CheckpointSaved):
@@ -65,28 +67,26 @@ class Logbook:
         if self._board is not None:
             self._board.close()
 
-    def _add_steps(self, event: StepsDone) -> None:
-        self._rows.append(train_row(event))
+    def _add(self, row: Mapping[str, Any]) -> None:
+        self._lines.append(_line(row))
         if self._board is not None:
-            self._board.add(self._rows[-1])
+            self._board.add(row)
 
     def _add_epoch(self, event: EpochValidated) -> None:
-        earlier_seconds = next((row["seconds"] for row in reversed(self._rows) if row["kind"] == "val"), 0.0)
+        earlier_seconds = self._epochs[-1]["seconds"] if self._epochs else 0.0
         seconds = earlier_seconds + event.train_seconds + event.val_seconds
-        self._rows.append({**validation_row(event), "seconds": seconds})
-        if self._board is not None:
-            self._board.add(self._rows[-1])
+        self._epochs.append({**validation_row(event), "seconds": seconds})
+        self._add(self._epochs[-1])
         self._publish()
 
-    def _write(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        lines = "".join(json.dumps(json_ready(row)) + "\n" for row in rows)
-        self._store.write(METRICS_KEY, lines.encode())
+    def _write(self, lines: Sequence[str]) -> None:
+        self._store.write(METRICS_KEY, "".join(lines).encode())
 
     def _write_meanwhile(self) -> None:
         """Training goes on. What is still being written is not waited for: the next one has its rows, too."""
         if self._writing is None or self._writing.done():
             self._wait()
-            self._writing = self._thread.submit(self._write, list(self._rows))
+            self._writing = self._thread.submit(self._write, list(self._lines))
 
     def _wait(self) -> None:
         if self._writing is not None:
@@ -94,10 +94,9 @@ class Logbook:
 
     def _publish(self) -> None:
         self._wait()
-        self._write(self._rows)
-        epochs = [row for row in self._rows if row["kind"] == "val"]
-        if epochs:
-            self._store.write(RESULTS_KEY, _results_csv(epochs).encode())
+        self._write(self._lines)
+        if self._epochs:
+            self._store.write(RESULTS_KEY, _results_csv(self._epochs).encode())
         if self._board is not None:
             self._board.publish()
 
@@ -128,6 +127,10 @@ def validation_row(event: EpochValidated) -> dict[str, Any]:
         **{f"val/{name}": value for name, value in event.metrics.items()},
         **{f"lr/pg{index}": value for index, value in enumerate(event.learning_rates)},
     }
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(json_ready(row)) + "\n"
 
 
 def read_rows(store: ObjectStore, until_step: int | None = None) -> Iterable[dict[str, Any]]:
