@@ -23,16 +23,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import boto3
 import torch
-from botocore.config import Config
 from ray.cluster_utils import Cluster
 
 import raypose
-from benchmarks.checkpoint import s3_server
-from benchmarks.faults import ENVIRONMENT
-from benchmarks.loader import machine
-from benchmarks.record import RESULTS, record
+from benchmarks.object_store import SERVER_ENVIRONMENT, s3_server, upload_sets
+from benchmarks.record import RESULTS, machine, record
 from benchmarks.recovery import add_node, kill_a_worker, two_nodes
 from benchmarks.train_cpu import QUIET
 from raypose.checkpoint import CheckpointStore, Snapshot
@@ -105,13 +101,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    os.environ.update(ENVIRONMENT | QUIET | {"RAY_TRAIN_V2_ENABLED": "1"})
+    os.environ.update(SERVER_ENVIRONMENT | QUIET | {"RAY_TRAIN_V2_ENABLED": "1"})
     at_start = machine()
     with tempfile.TemporaryDirectory(prefix="raypose-chaos-") as folder:
         work = Path(folder)
         data = build_synthetic(work / "data", train=128, val=16, shard_bytes=32 * 1024)
         with s3_server(work / "server") as (server, endpoint), proxy_to(endpoint) as proxy:
-            publish(data, endpoint)
+            upload_sets(data, endpoint, BUCKET)
             undisturbed = snapshot_of(train(run_config(work, "undisturbed", endpoint, given.faults)))
             began_s = time.monotonic()
             chaos, config = disturbed(work, proxy, given)
@@ -148,23 +144,14 @@ def train(config: RunConfig, report: Any = None) -> RunConfig:
 def run_config(work: Path, name: str, endpoint: str, faults: int) -> RunConfig:
     """Long enough that every fault comes after a checkpoint of its own."""
     steps = max(faults * STEPS_FOR_A_FAULT, 32)
-    train_set, val_set, runs = (
-        S3Location(BUCKET, key, endpoint_url=endpoint).url for key in ("data/train", "data/val", "runs")
-    )
+    train_set, val_set, runs = (S3Location(BUCKET, key, endpoint_url=endpoint).url for key in ("train", "val", "runs"))
     return tiny_run(
         Path("unused"), Path("unused"), f"data.train={train_set}", f"data.val={val_set}", f"storage={runs}",
         f"name={name}", f"data.cache_dir={work / name}", "scaling.workers=2", "scaling.cpus_per_worker=1",
         f"scaling.max_failures={10**6}", f"train.batch={BATCH}", f"train.epochs={-(-steps * BATCH // 128)}",
-        "val.every_epochs=8", "val.pictures=0", f"checkpoint.every_steps={EVERY_STEPS}", "checkpoint.every_epochs=1000",
-        "telemetry.log_every_steps=1", "telemetry.tensorboard=false",
+        "val.every_epochs=8", f"checkpoint.every_steps={EVERY_STEPS}", "checkpoint.every_epochs=1000",
+        "telemetry.log_every_steps=1",
     )  # fmt: skip
-
-
-def publish(data: Path, endpoint: str) -> None:
-    plain = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-    boto3.client("s3", endpoint_url=endpoint, config=plain).create_bucket(Bucket=BUCKET)
-    for path in sorted(data.rglob("*.*")):
-        open_store(S3Location(BUCKET, f"data/{path.parent.name}", endpoint_url=endpoint).url).upload(path, path.name)
 
 
 def snapshot_of(config: RunConfig) -> Snapshot:

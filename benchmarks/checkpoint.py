@@ -5,35 +5,28 @@
 Three ways take turns in one process, each a new run of the bare engine: no checkpoint, one every 20 steps written in
 the background (as by default), and one every 20 steps that training waits for. Time is that of the wall, from the end
 of step 20 to `--steps` steps later, with all that is due between steps. S3 is a server on this machine, so its work is
-taken from training, too. The last line is JSON, and the whole result is a dated file.
+taken from training, too. Ratios are medians over the turns. The last line is JSON, and the whole result is a dated
+file.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import datetime
 import json
 import os
-import platform
 import shutil
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import boto3
 import torch
-from botocore.config import Config
 
-from benchmarks.faults import ENVIRONMENT
-from benchmarks.loader import free_port, machine
+from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.record import RESULTS, machine, record
 from raypose.config import RunConfig
 from raypose.config.s3_url import S3Location
 from raypose.engine.loop import run
@@ -42,7 +35,6 @@ from raypose.engine.world import World
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.servers import ceph_gateway
 
 EVERY_STEPS = 20
 BUCKET = "checkpoint-benchmark"
@@ -93,26 +85,6 @@ def measure(config: RunConfig, steps: int) -> dict[str, Any]:
     }
 
 
-@contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and endpoint of a server in processes of its own: Ceph's gateway where it is installed, else moto."""
-    port = free_port()
-    if all(map(shutil.which, ("ceph-mon", "ceph-osd", "radosgw"))):
-        with ceph_gateway(folder, port, free_port()) as gateway:
-            yield "Ceph RGW", gateway.endpoint
-        return
-    server = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        yield "moto", f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
-
-
 def run_config(data: Path, storage: str, name: str, given: argparse.Namespace) -> RunConfig:
     """A run that neither ends nor validates while it is timed."""
     settings = [
@@ -126,22 +98,20 @@ def run_config(data: Path, storage: str, name: str, given: argparse.Namespace) -
 def summarize(runs: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     speed = {name: statistics.median(one["images_per_second"] for one in done) for name, done in runs.items()}
 
+    def ratio(name: str) -> float:
+        turns = zip(runs[name], runs["none"], strict=True)
+        return round(statistics.median(one["images_per_second"] / none["images_per_second"] for one, none in turns), 3)
+
     def blocked(name: str) -> float:
         return round(statistics.median(seconds for one in runs[name] for seconds in one["blocked_seconds"]), 4)
 
     return {
-        "ratio": round(speed["background"] / speed["none"], 3),
-        "ratio_sync": round(speed["waiting"] / speed["none"], 3),
+        "ratio": ratio("background"),
+        "ratio_sync": ratio("waiting"),
         "blocked_seconds_async": blocked("background"),
         "blocked_seconds_sync": blocked("waiting"),
         "images_per_second": speed,
     }
-
-
-def write_result(given: argparse.Namespace, result: dict[str, Any]) -> None:
-    given.results.mkdir(parents=True, exist_ok=True)
-    path = given.results / f"checkpoint-{result['date']}.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
@@ -152,17 +122,16 @@ def main() -> None:
     parser.add_argument("--imgsz", type=int, default=320)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    parser.add_argument("--results", type=Path, default=Path(__file__).parent / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
-    os.environ.update(ENVIRONMENT)
+    os.environ.update(SERVER_ENVIRONMENT)
     torch.set_num_threads(given.threads)
     at_start = machine()
     work = Path(tempfile.mkdtemp(prefix="raypose-checkpoint-"))
     data = build_synthetic(work / "data", train=512, val=4, size_px=given.imgsz, shard_bytes=2**22)
     runs: dict[str, list[dict[str, Any]]] = {name: [] for name in WAYS}
     with s3_server(work / "server") as (server, endpoint):
-        plain = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-        boto3.client("s3", endpoint_url=endpoint, config=plain).create_bucket(Bucket=BUCKET)
+        make_bucket(endpoint, BUCKET)
         for repeat in range(given.repeats):
             turn = repeat % len(WAYS)
             for name in [*WAYS][turn:] + [*WAYS][:turn]:
@@ -172,18 +141,8 @@ def main() -> None:
     shutil.rmtree(work)
     summary = summarize(runs)
     settings = {key: value for key, value in vars(given).items() if key != "results"}
-    result = {
-        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
-        "machine": at_start,
-        "versions": {
-            **{package: version(package) for package in ("raypose", "torch", "ultralytics", "boto3")},
-            "python": platform.python_version(),
-        },
-        "settings": {**settings, "every_steps": EVERY_STEPS, "server": server},
-        **summary,
-        "runs": runs,
-    }
-    write_result(given, result)
+    settings |= {"every_steps": EVERY_STEPS, "server": server}
+    record("checkpoint", {"machine": at_start, "settings": settings, **summary, "runs": runs}, given.results)
     print(json.dumps(summary))
 
 

@@ -22,13 +22,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loader import ROOT, free_port, machine
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, ROOT, machine, record
 from benchmarks.train_cpu import QUIET
 from raypose.config import RunConfig
 from raypose.errors import RunInterruptedError
 from raypose.telemetry import Event, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
+from tests.ports import free_port
 
 WAYS = ("process", "bare", "ray")
 BATCH, WARM_UP, LOG_EVERY = 16, 10, 2
@@ -69,6 +69,7 @@ def main() -> None:
 def measure(way: str, given: argparse.Namespace) -> float:
     """Seconds of the timed steps, as rank 0 tells of them."""
     port, processes = free_port(), 2 if way == "bare" else 1
+    threads = {} if way == "ray" else {"OMP_NUM_THREADS": str(2 // processes)}
     started = [
         subprocess.Popen(
             [
@@ -76,7 +77,7 @@ def measure(way: str, given: argparse.Namespace) -> float:
                 "--port", str(port), "--steady", str(given.steady), "--architecture", given.architecture,
                 "--imgsz", str(given.imgsz),
             ],
-            cwd=ROOT, env=os.environ | QUIET | {"OMP_NUM_THREADS": str(2 // processes)}, text=True,
+            cwd=ROOT, env=os.environ | QUIET | threads, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in range(processes)

@@ -25,8 +25,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loader import ROOT, machine
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, ROOT, machine, record
 from benchmarks.train_cpu import QUIET
 from raypose.config import RunConfig, load_config
 from raypose.data.exporters.yolo import DATA_YAML_KEY, export_yolo

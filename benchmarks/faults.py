@@ -25,11 +25,10 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import boto3
 import psutil
 import torch
-from botocore.config import Config
 
+from benchmarks.object_store import SERVER_ENVIRONMENT, upload_sets
 from raypose.checkpoint import CheckpointStore
 from raypose.config import dump_config
 from raypose.config.s3_url import S3Location
@@ -46,15 +45,7 @@ BUCKET = "faults"
 STEPS = 64
 CACHE_BYTES = 400_000
 """A third of the training set."""
-ENVIRONMENT = {
-    "AWS_ACCESS_KEY_ID": "raypose",
-    "AWS_SECRET_ACCESS_KEY": "raypose-secret",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_CONFIG_FILE": "/nonexistent",
-    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    "RAY_AUTH_MODE": "disabled",
-    "YOLO_OFFLINE": "true",
-}
+ENVIRONMENT = {**SERVER_ENVIRONMENT, "RAY_AUTH_MODE": "disabled", "YOLO_OFFLINE": "true"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +235,7 @@ def _written(folder: Path, *overrides: str) -> Path:
     """The configuration of a run as a file in `folder`."""
     config = tiny_run(
         Path("unused"), Path("unused"), "scaling.workers=2", "scaling.cpus_per_worker=1", "checkpoint.every_steps=4",
-        "telemetry.tensorboard=false", "val.pictures=0", *overrides,
+        *overrides,
     )  # fmt: skip
     folder.mkdir(parents=True)
     (folder / "run.yaml").write_text(dump_config(config))
@@ -276,13 +267,6 @@ def _undisturbed(data: Path, work: Path) -> tuple[str, Ended]:
     return running.run, running.end()
 
 
-def _publish(data: Path, bench: Bench) -> None:
-    config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-    boto3.client("s3", endpoint_url=bench.gateway.endpoint, config=config).create_bucket(Bucket=BUCKET)
-    for path in sorted(data.rglob("*.*")):
-        open_store(bench.place(path.parent.name)).upload(path, path.name)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, help="folder for the dated result")
@@ -297,7 +281,7 @@ def main() -> None:
     print(f"undisturbed, from local folders: exit code {ended.exit_code} after {ended.seconds:.1f} s", flush=True)
     with ceph_gateway(work / "rgw", free_port(), free_port()) as gateway:
         bench = Bench(gateway, work, _newest(run))
-        _publish(data, bench)
+        upload_sets(data, gateway.endpoint, BUCKET)
         chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.__name__ in options.only]
         rows = [scenario(bench) for scenario in chosen]
     result = {

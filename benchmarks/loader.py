@@ -1,7 +1,7 @@
 """How fast do images arrive from object storage? raypose against MosaicML Streaming, LitData and WebDataset.
 
     make peers
-    python benchmarks/loader.py [--samples 20160] [--repeats 5] [--workers 2]
+    .venv/bin/python -m benchmarks.loader [--samples 20160] [--repeats 5] [--workers 2]
 
 Every contestant reads the same JPEGs (coco-mini and lspet, again and again, shuffled once) from the same S3 server on
 this machine, decodes them, brings them to 192 x 192 RGB and makes batches of 64, in equally many workers. Each
@@ -19,26 +19,23 @@ import contextlib
 import datetime
 import json
 import os
-import platform
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import boto3
 import psutil
 
+from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.record import RESULTS, ROOT, machine
 from raypose.config.s3_url import S3Location
 from raypose.storage import open_store
 
 HERE = Path(__file__).parent
-ROOT = HERE.parent
 PEERS_PYTHON = ROOT / ".peers" / "bin" / "python"
 RAYPOSE_WAYS = {
     "raypose": ["--kind", "processes", "--keep-pixels"],
@@ -53,36 +50,6 @@ BUCKET = "loader-benchmark"
 FIGURES = ("cold", "warm", "warm_cpu_us", "peak_mib")
 SAMPLE_INTERVAL_S = 0.25
 ATTEMPTS = 3
-# The keys of a server on loopback that lives as long as this script.
-SERVER_KEYS = {"AWS_ACCESS_KEY_ID": "benchmark-access", "AWS_SECRET_ACCESS_KEY": "benchmark-secret"}
-
-
-@contextlib.contextmanager
-def s3_server(folder: Path) -> Iterator[tuple[str, str]]:
-    """Name and endpoint of an S3 server: Ceph's gateway where it is installed, else moto."""
-    script = ROOT / "tests" / "s3" / "ceph-rgw"
-    if all(map(shutil.which, ("ceph-mon", "ceph-osd", "radosgw"))):
-        port = str(free_port())
-        subprocess.run([script, "start", folder, port, str(free_port())], check=True, stdout=subprocess.DEVNULL)
-        try:
-            yield "Ceph RGW", f"http://127.0.0.1:{port}"
-        finally:
-            subprocess.run([script, "stop", folder], check=True)
-        return
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=free_port(), verbose=False)
-    server.start()
-    try:
-        yield "moto", "http://{}:{}".format(*server.get_host_and_port())
-    finally:
-        server.stop()
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def library_of(contestant: str) -> str:
@@ -96,8 +63,7 @@ def run_contestant(verb: str, library: str, *arguments: object) -> subprocess.Po
 
 def prepare(libraries: list[str], given: argparse.Namespace, endpoint: str) -> dict[str, str]:
     """Write each library's format and put it into the bucket; where each one reads it from."""
-    client = boto3.client("s3", endpoint_url=endpoint)
-    client.create_bucket(Bucket=BUCKET)
+    client = make_bucket(endpoint, BUCKET)
     urls = {}
     for library in libraries:
         out = given.work / "written" / library
@@ -208,17 +174,6 @@ def peer_versions() -> dict[str, str]:
     return {"raypose": version("raypose"), **json.loads(found.stdout)}
 
 
-def machine() -> dict[str, Any]:
-    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
-    return {
-        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
-        "cores": os.cpu_count(),
-        "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
-        "python": platform.python_version(),
-        "load_at_start": os.getloadavg()[0],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--samples", type=int, default=20_160)
@@ -228,16 +183,16 @@ def main() -> None:
     parser.add_argument("--reduce-peers", action="store_true", help="let the others decode at half size, too")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="with lspet and coco-mini")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "loader-benchmark")
-    parser.add_argument("--results", type=Path, default=HERE / "results")
+    parser.add_argument("--results", type=Path, default=RESULTS)
     given = parser.parse_args()
     if not PEERS_PYTHON.exists():
         sys.exit(f"{PEERS_PYTHON.relative_to(ROOT)}: not found; 'make peers' installs what raypose is compared with")
     machine_at_start = machine()
     given.work.mkdir(parents=True, exist_ok=True)
-    os.environ.update(SERVER_KEYS)
+    os.environ.update(SERVER_ENVIRONMENT)
     with s3_server(given.work / "server") as (server, endpoint):
         # boto3, LitData and raypose's store listen to the AWS names, Streaming has one of its own.
-        os.environ.update(AWS_ENDPOINT_URL=endpoint, S3_ENDPOINT_URL=endpoint, AWS_DEFAULT_REGION="us-east-1")
+        os.environ.update(AWS_ENDPOINT_URL=endpoint, S3_ENDPOINT_URL=endpoint)
         os.environ.update(AWS_REQUEST_CHECKSUM_CALCULATION="when_required", LITDATA_DISABLE_VERSION_CHECK="1")
         urls = prepare(sorted({library_of(name) for name in given.only}), given, endpoint)
         runs: dict[str, list[dict[str, float]]] = {name: [] for name in given.only}

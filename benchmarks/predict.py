@@ -27,13 +27,12 @@ from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import psutil
 import torch
 
-from benchmarks.loader import SERVER_KEYS, machine, s3_server
-from benchmarks.record import PACKAGES, record
+from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.record import PACKAGES, machine, record
 from raypose import api
 from raypose.data.synth import synthesize
 from raypose.inference import Fitted, Predictor, lanes_of
@@ -62,7 +61,7 @@ def main() -> None:
         parser.error(f"--images {given.images}: more than {SMALL}, which the small set has")
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
-    os.environ.update(SERVER_KEYS, AWS_EC2_METADATA_DISABLED="true", AWS_DEFAULT_REGION="us-east-1")
+    os.environ.update(SERVER_ENVIRONMENT)
     os.environ.update(RAY_AUTH_MODE="disabled", RAY_USAGE_STATS_ENABLED="0", YOLO_OFFLINE="true")
     with s3_server(given.work.absolute() / "s3") as (server, endpoint):
         os.environ["AWS_ENDPOINT_URL"] = endpoint
@@ -118,8 +117,7 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 def write_images(given: argparse.Namespace) -> dict[str, Path]:
     """The small set and the large one, as folders and below the same names in the bucket."""
     images = list(islice(cycle(_images(given.data)), given.images))
-    client = boto3.client("s3")
-    client.create_bucket(Bucket=BUCKET)
+    client = make_bucket(os.environ["AWS_ENDPOINT_URL"], BUCKET)
     folders = {name: given.work / "images" / name for name in ("small", "large")}
     with ThreadPoolExecutor(8) as pool:
         for (name, folder), count in zip(folders.items(), (SMALL, given.images), strict=True):

@@ -4,14 +4,30 @@ from __future__ import annotations
 
 import datetime
 import json
+import os
 import platform
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-RESULTS = Path(__file__).parent / "results"
+import psutil
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "benchmarks" / "results"
 PACKAGES = ("raypose", "torch", "ultralytics", "ray", "opencv-python")
+
+
+def machine() -> dict[str, Any]:
+    """What a figure depends on besides the code; taken before a benchmark loads the machine."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    return {
+        "cpu": names[0].partition(":")[2].strip() if names else platform.processor(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / (1 << 30), 1),
+        "python": platform.python_version(),
+        "load_at_start": os.getloadavg()[0],
+    }
 
 
 def record(name: str, result: Mapping[str, Any], folder: Path = RESULTS, packages: Sequence[str] = PACKAGES) -> Path:

@@ -31,8 +31,7 @@ from matplotlib.figure import Figure
 from ray.cluster_utils import Cluster
 
 import raypose
-from benchmarks.loader import machine
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, machine, record
 from benchmarks.train_cpu import QUIET
 from raypose.config import RunConfig
 from raypose.errors import RunInterruptedError

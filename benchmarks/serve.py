@@ -26,8 +26,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.request import urlopen
 
-from benchmarks.loader import machine
-from benchmarks.record import PACKAGES, record
+from benchmarks.record import PACKAGES, machine, record
 from raypose.data.synth import synthesize
 from raypose.vision.decode import decode_rgb
 from raypose.vision.draw import encode_jpeg

@@ -24,8 +24,7 @@ from typing import Any
 
 import psutil
 
-from benchmarks.loader import machine
-from benchmarks.record import PACKAGES, RESULTS, record
+from benchmarks.record import PACKAGES, RESULTS, machine, record
 from benchmarks.serve import draw_images, http_requests, read_response, running_server, under_load
 
 QUEUE_IMAGES = 64

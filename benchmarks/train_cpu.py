@@ -23,8 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.loader import ROOT, machine
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, ROOT, machine, record
 from raypose.data.build import build_shard_set
 from raypose.data.exporters.yolo import DATA_YAML_KEY, export_yolo
 from raypose.data.importers.coco import read_coco

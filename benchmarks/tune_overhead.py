@@ -21,8 +21,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.loader import machine
-from benchmarks.record import RESULTS, record
+from benchmarks.record import RESULTS, machine, record
 from raypose.config import dump_config, load_config
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
