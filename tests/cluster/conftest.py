@@ -30,10 +30,11 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def finished(cluster: None, data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], list[Event]]:
-    """The summary of a run of two workers, and what its driver heard."""
+    """The summary of a run of two workers that drew and wrote all there is to look at, and what its driver heard."""
     import raypose
 
     events: list[Event] = []
-    settings = ("scaling.workers=2", "scaling.cpus_per_worker=1", "val.batch=4")
+    settings = ["scaling.workers=2", "scaling.cpus_per_worker=1", "val.batch=4"]
+    settings += ["val.pictures=2", "val.training_images=4", "telemetry.tensorboard=true"]
     summary = raypose.train(tiny_run(data, tmp_path_factory.mktemp("runs"), *settings), report=events.append)
     return summary, events

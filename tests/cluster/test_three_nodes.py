@@ -112,7 +112,7 @@ def run_file(folder: Path, *overrides: str) -> None:
     """`run.yaml`, from the bucket into it."""
     config = tiny_run(
         Path("unused"), Path("unused"), f"data.train={BUCKET}/train", f"data.val={BUCKET}/val",
-        f"storage={BUCKET}/runs", "telemetry.tensorboard=false", "val.pictures=0", "train.imgsz=32",
+        f"storage={BUCKET}/runs", "train.imgsz=32",
         f"data.cache_dir={folder}/cache",
         *overrides,
     )  # fmt: skip

@@ -32,7 +32,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:
     always = ["scaling.virtual_workers=2", "telemetry.log_every_steps=1", "checkpoint.keep_last=9"]
-    always += ["val.pictures=0", "val.training_images=0"]  # only for people to look at
     return tiny_run(data, storage, *always, *overrides)
 
 

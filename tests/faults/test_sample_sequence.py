@@ -176,7 +176,8 @@ def test_processes_killed_at_any_moment_leave_a_cache_and_a_sequence_that_go_on(
 
 def _live_until_killed(shards: ShardSet, notes: Path, workers: int, start_step: int, chance: random.Random) -> None:
     """All workers until all of them have begun and a moment has passed."""
-    context = multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
     in_step = context.Barrier(workers)
     processes = [
         context.Process(target=_work, args=(shards, notes / str(rank), World(rank, workers), start_step, in_step))

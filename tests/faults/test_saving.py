@@ -74,8 +74,8 @@ def train(config: RunConfig, store: LocalStore, threads: int = 1) -> list[Event]
 
 def short_run(data: Path, storage: Path, *overrides: str) -> RunConfig:
     """Four steps of one epoch."""
-    short = ["train.epochs=1", "augment.close_mosaic=0", "val.pictures=0", "val.training_images=0"]
-    return tiny_run(data, storage, "checkpoint.keep_last=9", "telemetry.tensorboard=false", *short, *overrides)
+    short = ["train.epochs=1", "augment.close_mosaic=0"]
+    return tiny_run(data, storage, "checkpoint.keep_last=9", *short, *overrides)
 
 
 def saved_events(events: list[Event]) -> list[CheckpointSaved]:

@@ -99,7 +99,9 @@ def work(rank: int, size: int, port: int, architecture: str, sync_bn: bool, out:
 
 
 def on_processes(size: int, architecture: str, out: Path, *, sync_bn: bool = False) -> list[dict[str, Tensor]]:
-    mp.spawn(work, args=(size, free_port(), architecture, sync_bn, str(out)), nprocs=size)
+    mp.get_context("forkserver").set_forkserver_preload([__name__])  # torch is imported once
+    arguments = (size, free_port(), architecture, sync_bn, str(out))
+    mp.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
     return [torch.load(out / f"{rank}.pt") for rank in range(size)]
 
 

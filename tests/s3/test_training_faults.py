@@ -88,10 +88,7 @@ def train(config: RunConfig, after_step: Callable[[int], None] = lambda _: None)
 
 
 def run_of(data: Path, storage: Path | str, *overrides: str) -> RunConfig:
-    always = [
-        "scaling.virtual_workers=2", "telemetry.log_every_steps=1", "telemetry.tensorboard=false",
-        "checkpoint.every_steps=3", "val.pictures=0",
-    ]  # fmt: skip
+    always = ["scaling.virtual_workers=2", "telemetry.log_every_steps=1", "checkpoint.every_steps=3"]
     return tiny_run(data, Path("unused"), f"storage={storage}", *always, *overrides)
 
 

@@ -38,7 +38,7 @@ def run_of(data: str, val: str, storage: str, *overrides: str) -> RunConfig:
     return tiny_run(
         Path("unused"), Path("unused"), f"data.train={data}", f"data.val={val}", f"storage={storage}", *overrides,
         "scaling.workers=2", "scaling.cpus_per_worker=1", "checkpoint.every_steps=3",
-        "telemetry.log_every_steps=1", "telemetry.tensorboard=false", "val.every_epochs=2", "val.pictures=0",
+        "telemetry.log_every_steps=1", "val.every_epochs=2",
     )  # fmt: skip
 
 
