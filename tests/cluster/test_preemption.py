@@ -52,7 +52,10 @@ def available(node_id: str) -> float:
 
 
 @pytest.mark.timeout(400)
-def test_a_run_that_is_warned_saves_and_goes_on_on_other_nodes(nodes: Cluster, data: Path, tmp_path: Path) -> None:
+def test_a_run_that_is_warned_saves_and_goes_on_on_other_nodes(
+    nodes: Cluster, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1")  # Ray's default, which tests go without
     config = tiny_run(
         data, tmp_path, "scaling.workers=2", "scaling.cpus_per_worker=1", "train.epochs=60", "val.every_epochs=60",
         "checkpoint.every_epochs=60", "telemetry.log_every_steps=1",

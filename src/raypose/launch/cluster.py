@@ -25,6 +25,7 @@ _ENVIRONMENT = {
     # Ray starts workers at nice 15; on a machine that does something else, too, training would get what is left.
     "RAY_worker_niceness": "0",
 }
+_WATCHES_NODES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
 
 
 @contextlib.contextmanager
@@ -51,10 +52,16 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         )
     except Exception as error:  # Ray raises plain exceptions here
         raise TrainingError(_no_ray(address, error)) from error
+    is_alone = not address and _WATCHES_NODES not in os.environ
+    if is_alone:
+        # Nobody gives notice of the only node there is, and the process that listens takes seconds to start.
+        os.environ[_WATCHES_NODES] = "0"
     try:
         yield
     finally:
         ray.shutdown()
+        if is_alone:
+            del os.environ[_WATCHES_NODES]
 
 
 def _no_ray(address: str | None, error: Exception) -> str:
