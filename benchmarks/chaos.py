@@ -77,7 +77,11 @@ class Chaos:
                 (kind,) = self.random.choices(list(KINDS), list(KINDS.values()))
                 self.done.append((kind, self.step))
                 print(f"{len(self.done):3} after step {self.step:4}: {kind}", flush=True)
-                threading.Thread(target=self._do, args=(kind, self.random.uniform(0.0, 1.5)), daemon=True).start()
+                pause_s = self.random.uniform(0.0, 1.5)
+                if kind == "node lost":
+                    self._do(kind, pause_s)  # Ray lets only the main thread start a node
+                else:
+                    threading.Thread(target=self._do, args=(kind, pause_s), daemon=True).start()
 
     def _do(self, kind: str, pause_s: float) -> None:
         time.sleep(pause_s)
