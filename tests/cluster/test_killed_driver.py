@@ -61,9 +61,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(data: Path, tmp_path: Pat
 
 @pytest.mark.timeout(400)
 def test_a_terminated_run_saves_where_it_stands_and_exits_with_130(data: Path, tmp_path: Path) -> None:
-    config = tiny_run(
-        data, tmp_path, "scaling.workers=2", "train.epochs=50", "checkpoint.every_epochs=50", "val.every_epochs=50"
-    )
+    config = tiny_run(data, tmp_path, "scaling.workers=2", "train.epochs=50", "checkpoint.every_epochs=50")
     (tmp_path / "run.yaml").write_text(dump_config(config))
     log = tmp_path / "log.txt"
     process = start(["train", str(tmp_path / "run.yaml")], log)

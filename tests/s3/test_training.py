@@ -54,7 +54,7 @@ def test_a_run_in_a_bucket_trains_through_an_outage_resumes_and_validates(
         assert not any(key.startswith("ray/") for key in keys)
         with pytest.raises(ConfigError, match=r"there is a run of this name already.*train --resume 's3://"):
             raypose.train(config)
-        again = raypose.train(api.run_config(run.url, ["scaling.workers=1"]), resume=True)
+        again = raypose.train(api.run_config(run.url, ["scaling.workers=1", "scaling.virtual_workers=2"]), resume=True)
         assert (again["steps"], again["folder"]) == (12, run.url)
         evaluation = raypose.validate(run.url, out=below(s3_url, "report"))
         assert evaluation.metrics["pose_ap50"] == pytest.approx(
