@@ -35,7 +35,6 @@ def serving(config: ServeConfig) -> Iterator[Running]:
 
     With RAY_ADDRESS the cluster's own settings decide about its proxies.
     """
-    port = config.http.port or free_port(config.http.host)
     with tempfile.TemporaryDirectory(prefix="raypose-serve-") as folder:
         _prepare_environment(config.http, Path(folder))
         with ray_cluster():
@@ -47,6 +46,8 @@ def serving(config: ServeConfig) -> Iterator[Running]:
                 serve.run(application(wanted.located(Path.cwd())), name=_APP, route_prefix="/")
 
             _quiet()
+            # Only now: while Ray starts it takes ports of its own, and one that was free might be among them.
+            port = config.http.port or free_port(config.http.host)
             _require_free(config.http.host, port)
             try:
                 with _one_line():
