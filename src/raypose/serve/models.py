@@ -223,10 +223,10 @@ class Library:
 
     def follow(self) -> bool:
         """Serve the run's best checkpoint where that is another one by now; True if so."""
-        wanted, shelf = self.wanted, self.shelf
-        if wanted is None or shelf is None:
-            return False
         with self._changing:
+            wanted, shelf = self.wanted, self.shelf
+            if wanted is None or shelf is None:
+                return False
             try:
                 place = self._locate(wanted.model, wanted.which)
                 if place == shelf.stable.place or place in self.refusals:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import os
-import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -68,7 +67,6 @@ class Service:
         self._image_s = 0.02
         # Decoding shares the cores with the model: more threads would only take them from it.
         self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), thread_name_prefix="raypose-decode")
-        self._changing = threading.Lock()
         lanes = 2 if torch.cuda.is_available() and config.compute.device != "cpu" else 1
         self._lanes = Lanes(lanes, config.compute.batch, self._observe_batch, loop=self._loop)
 
@@ -81,12 +79,8 @@ class Service:
         return await self._changed(self.library.follow)
 
     async def _changed(self, change: Callable[[], bool]) -> bool:
-        def one_at_a_time() -> bool:
-            with self._changing:
-                return change()
-
         known = set(self.library.refusals.items())
-        done = await _in_a_thread_of_its_own(one_at_a_time)
+        done = await _in_a_thread_of_its_own(change)
         if done:
             self.metrics.change("changed")
             self.metrics.models([(role, model.version, model.compute) for role, model in self.models()])
