@@ -27,7 +27,7 @@ import torch
 from ray.cluster_utils import Cluster
 
 import raypose
-from benchmarks.object_store import SERVER_ENVIRONMENT, s3_server, upload_sets
+from benchmarks.object_store import s3_server, upload_sets
 from benchmarks.record import RESULTS, machine, record
 from benchmarks.recovery import add_node, kill_a_worker, two_nodes
 from benchmarks.train_cpu import QUIET
@@ -38,6 +38,7 @@ from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, RunStarted, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
 from tests.s3.faulty_proxy import Fault, FaultyProxy, nothing, proxy_to
+from tests.s3.servers import SERVER_ENVIRONMENT
 
 BUCKET = "chaos"
 EVERY_STEPS = 4

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.object_store import s3_server
 from benchmarks.record import RESULTS, machine, record
 from raypose.config import RunConfig
 from raypose.config.s3_url import S3Location
@@ -35,6 +35,7 @@ from raypose.engine.world import World
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
+from tests.s3.servers import SERVER_ENVIRONMENT, make_bucket
 
 EVERY_STEPS = 20
 BUCKET = "checkpoint-benchmark"

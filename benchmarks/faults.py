@@ -28,7 +28,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from benchmarks.object_store import SERVER_ENVIRONMENT, upload_sets
+from benchmarks.object_store import upload_sets
 from raypose.checkpoint import CheckpointStore
 from raypose.config import dump_config
 from raypose.config.s3_url import S3Location
@@ -38,7 +38,7 @@ from tests.data_sets import build_synthetic, tiny_run
 from tests.s3.conftest import below, free_port
 from tests.s3.downloads import kill_who_downloads
 from tests.s3.faulty_proxy import Choice, Fault, Request, proxy_to, some_of_all
-from tests.s3.servers import Gateway, ceph_gateway
+from tests.s3.servers import SERVER_ENVIRONMENT, Gateway, ceph_gateway
 
 RAYPOSE = Path(sys.executable).with_name("raypose")
 BUCKET = "faults"

@@ -30,10 +30,11 @@ from typing import Any
 
 import psutil
 
-from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.object_store import s3_server
 from benchmarks.record import RESULTS, ROOT, machine
 from raypose.config.s3_url import S3Location
 from raypose.storage import open_store
+from tests.s3.servers import SERVER_ENVIRONMENT, client_of
 
 HERE = Path(__file__).parent
 PEERS_PYTHON = ROOT / ".peers" / "bin" / "python"
@@ -63,7 +64,8 @@ def run_contestant(verb: str, library: str, *arguments: object) -> subprocess.Po
 
 def prepare(libraries: list[str], given: argparse.Namespace, endpoint: str) -> dict[str, str]:
     """Write each library's format and put it into the bucket; where each one reads it from."""
-    client = make_bucket(endpoint, BUCKET)
+    client = client_of(endpoint)
+    client.create_bucket(Bucket=BUCKET)
     urls = {}
     for library in libraries:
         out = given.work / "written" / library

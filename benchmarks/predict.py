@@ -31,13 +31,14 @@ import numpy as np
 import psutil
 import torch
 
-from benchmarks.object_store import SERVER_ENVIRONMENT, make_bucket, s3_server
+from benchmarks.object_store import s3_server
 from benchmarks.record import PACKAGES, machine, record
 from raypose import api
 from raypose.data.synth import synthesize
 from raypose.inference import Fitted, Predictor, lanes_of
 from raypose.storage import open_store
 from raypose.vision.decode import decode_rgb
+from tests.s3.servers import SERVER_ENVIRONMENT, client_of
 
 BUCKET = "predict-benchmark"
 IMGSZ = 640
@@ -117,7 +118,8 @@ def summarise(result: dict[str, Any]) -> dict[str, Any]:
 def write_images(given: argparse.Namespace) -> dict[str, Path]:
     """The small set and the large one, as folders and below the same names in the bucket."""
     images = list(islice(cycle(_images(given.data)), given.images))
-    client = make_bucket(os.environ["AWS_ENDPOINT_URL"], BUCKET)
+    client = client_of(os.environ["AWS_ENDPOINT_URL"])
+    client.create_bucket(Bucket=BUCKET)
     folders = {name: given.work / "images" / name for name in ("small", "large")}
     with ThreadPoolExecutor(8) as pool:
         for (name, folder), count in zip(folders.items(), (SMALL, given.images), strict=True):

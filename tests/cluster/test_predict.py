@@ -17,8 +17,7 @@ import pytest
 from raypose.data.synth import synthesize
 from raypose.storage import ObjectStore, open_store
 from tests.ports import free_port
-from tests.s3.conftest import make_bucket
-from tests.s3.servers import Moto, s3_environment
+from tests.s3.servers import Moto, make_bucket, s3_environment
 from tests.served_run import add_checkpoint
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]

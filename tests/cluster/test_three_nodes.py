@@ -23,8 +23,7 @@ from raypose.launch.local_nodes import LocalCluster
 from raypose.storage import ObjectStore, open_store
 from tests.data_sets import build_synthetic, tiny_run
 from tests.ports import free_port
-from tests.s3.conftest import CEPH_PACKAGES, make_bucket, missing_ceph_programs
-from tests.s3.servers import ceph_gateway, s3_environment
+from tests.s3.servers import CEPH_PACKAGES, ceph_gateway, make_bucket, missing_ceph_programs, s3_environment
 from tests.tune.sweep_files import tiny_sweep
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(600)]

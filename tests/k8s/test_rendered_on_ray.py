@@ -24,8 +24,7 @@ from raypose.serve.client import Client
 from raypose.storage import ObjectStore, open_store
 from tests.data_sets import build_synthetic, tiny_run
 from tests.ports import free_port
-from tests.s3.conftest import make_bucket
-from tests.s3.servers import Moto, s3_environment
+from tests.s3.servers import Moto, make_bucket, s3_environment
 from tests.served_run import jpeg
 from tests.tune.sweep_files import tiny_sweep
 

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 
-import boto3
 import pytest
-from botocore.config import Config
 
 from raypose.config.s3_url import S3Location
 from tests.ports import free_port
 from tests.s3.faulty_proxy import FaultyProxy, proxy_to
-from tests.s3.servers import Gateway, Moto, Server, ceph_gateway, s3_environment
+from tests.s3.servers import (
+    CEPH_PACKAGES,
+    Gateway,
+    Moto,
+    Server,
+    ceph_gateway,
+    make_bucket,
+    missing_ceph_programs,
+    s3_environment,
+)
 
-CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
-CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 BUCKET = "raypose"
 
 
@@ -101,18 +105,3 @@ def s3_url(s3_endpoint: str) -> str:
 def below(url: str, key: str, **options: object) -> str:
     """The URL of `key` in the place `url`, with other options where some are given."""
     return replace(S3Location.parse(url).below(key), **options).url
-
-
-def client_of(endpoint: str) -> object:
-    """A plain boto3 client, for what a store has no method for."""
-    config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
-    return boto3.client("s3", endpoint_url=endpoint, config=config)
-
-
-def missing_ceph_programs() -> list[str]:
-    """What would have to be installed to start a Ceph gateway."""
-    return [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
-
-
-def make_bucket(endpoint: str, name: str) -> None:
-    client_of(endpoint).create_bucket(Bucket=name)  # type: ignore[attr-defined]

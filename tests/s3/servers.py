@@ -1,37 +1,42 @@
-"""Servers that a test may end and start again without losing what they hold."""
+"""Servers that a test may end and start again without losing what they hold, and how they are reached."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
+import boto3
 import pytest
+from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
 CEPH_RGW = Path(__file__).with_name("ceph-rgw")
+CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
+CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
 
 # Keys of the servers that tests start on loopback; they are worth nothing elsewhere.
 ACCESS_KEY, SECRET_KEY = "raypose-access", "raypose-secret"
+SERVER_ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+    "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": "/nonexistent",
+    "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
+}
+"""What a user of such a server would set, and nothing of the machine's own AWS settings."""
 
 
 @contextmanager
 def s3_environment(endpoint: str | None = None) -> Iterator[None]:
     """The environment that a user of such a server would set, and nothing of the machine's own AWS settings."""
-    settings = {
-        "AWS_ACCESS_KEY_ID": ACCESS_KEY,
-        "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": "/nonexistent",
-        "AWS_SHARED_CREDENTIALS_FILE": "/nonexistent",
-    }
-    if endpoint is not None:
-        settings["AWS_ENDPOINT_URL"] = endpoint
+    settings = SERVER_ENVIRONMENT | ({} if endpoint is None else {"AWS_ENDPOINT_URL": endpoint})
     with pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
@@ -100,3 +105,18 @@ def ceph_gateway(folder: Path, port: int, monitor_port: int) -> Iterator[Gateway
         yield Gateway(folder)
     finally:
         subprocess.run([CEPH_RGW, "stop", folder], check=True, timeout=60)
+
+
+def missing_ceph_programs() -> list[str]:
+    """What would have to be installed to start a Ceph gateway."""
+    return [program for program in CEPH_PROGRAMS if shutil.which(program) is None]
+
+
+def client_of(endpoint: str) -> Any:
+    """A plain boto3 client, for what a store has no method for."""
+    config = Config(s3={"addressing_style": "path"}, request_checksum_calculation="when_required")
+    return boto3.client("s3", endpoint_url=endpoint, config=config)
+
+
+def make_bucket(endpoint: str, name: str) -> None:
+    client_of(endpoint).create_bucket(Bucket=name)

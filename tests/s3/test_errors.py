@@ -16,8 +16,8 @@ from raypose.config.s3_url import S3Location
 from raypose.errors import StorageError
 from raypose.storage import ObjectStore, open_store, require_writable
 from raypose.storage.s3_errors import explain, is_transient
-from tests.s3.conftest import BUCKET, below, client_of, make_bucket
-from tests.s3.servers import ACCESS_KEY, SECRET_KEY
+from tests.s3.conftest import BUCKET, below
+from tests.s3.servers import ACCESS_KEY, SECRET_KEY, client_of, make_bucket
 
 TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN"
 

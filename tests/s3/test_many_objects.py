@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 from raypose.storage import ObjectStore, open_store
-from tests.s3.conftest import client_of
+from tests.s3.servers import client_of
 
 
 def read_length(store: ObjectStore, key: str) -> int:

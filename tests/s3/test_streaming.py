@@ -22,7 +22,8 @@ from raypose.errors import ShardCorruptError
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
 from tests.ports import free_port
-from tests.s3.conftest import BUCKET, make_bucket
+from tests.s3.conftest import BUCKET
+from tests.s3.servers import make_bucket
 
 SAMPLES = 32
 

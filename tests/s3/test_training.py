@@ -14,8 +14,9 @@ from raypose.errors import ConfigError
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event
 from tests.data_sets import build_synthetic, tiny_run
-from tests.s3.conftest import below, missing_ceph_programs
+from tests.s3.conftest import below
 from tests.s3.proxy import line_to
+from tests.s3.servers import missing_ceph_programs
 
 pytestmark = pytest.mark.ray
 
