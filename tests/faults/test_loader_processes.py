@@ -23,15 +23,16 @@ class Running:
 
     def __init__(self, shards: Path, kind: str, deed: str) -> None:
         self.process = subprocess.Popen(
-            [sys.executable, PROGRAM, shards, kind, deed], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [sys.executable, PROGRAM, shards, kind, deed], stdout=subprocess.PIPE, text=True
         )
         assert self.process.stdout is not None
-        first = self.process.stdout.readline()
-        assert first, self.process.communicate()[1]
-        self.loaders = [psutil.Process(pid) for pid in json.loads(first)]
+        self.output = self.process.stdout
+        self.loader_pids: list[int] = json.loads(self.output.readline())
 
     def rest(self) -> list[str]:
-        return self.process.communicate(timeout=PATIENCE_S)[0].splitlines()
+        lines = self.output.read().splitlines()  # `communicate` would miss what was read along with the first line
+        self.process.wait(PATIENCE_S)
+        return lines
 
 
 @pytest.fixture
@@ -39,9 +40,18 @@ def shards(sound_workplace: Path) -> Path:
     return sound_workplace / "train"
 
 
-def assert_gone(processes: list[psutil.Process]) -> None:
-    _, alive = psutil.wait_procs(processes, timeout=PATIENCE_S)
-    assert not [process for process in alive if process.status() != psutil.STATUS_ZOMBIE]
+def is_alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def assert_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while alive := [pid for pid in pids if is_alive(pid)]:
+        assert time.monotonic() < deadline, f"left: {alive}"
+        time.sleep(0.05)
 
 
 @pytest.mark.parametrize("kind", ["threads", "processes"])
@@ -50,11 +60,11 @@ def test_an_exception_or_a_close_leaves_no_process_and_no_thread(
     shards: Path, kind: str, deed: str, says: str | None
 ) -> None:
     running = Running(shards, kind, deed)
-    assert len(running.loaders) == (2 if kind == "processes" else 0)
+    assert len(running.loader_pids) == (2 if kind == "processes" else 0)
     *message, left = running.rest()
     assert json.loads(left) == [[], []]
     assert message == ([says] if says else [])
-    assert_gone(running.loaders)
+    assert_gone(running.loader_pids)
     assert running.process.returncode == 0
 
 
@@ -65,7 +75,7 @@ def test_a_killed_program_takes_its_loader_along(shards: Path, kind: str, sent: 
     running = Running(shards, kind, deed)
     running.process.send_signal(sent)
     assert running.process.wait(PATIENCE_S) == -sent
-    assert_gone(running.loaders)
+    assert_gone(running.loader_pids)
 
 
 @pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux has memory without a name")
@@ -73,8 +83,8 @@ def test_what_processes_share_has_no_name_that_could_be_left_behind(shards: Path
     running = Running(shards, "processes", "wait")
     shared = {
         mapping.path
-        for process in running.loaders
-        for mapping in process.memory_maps()
+        for pid in running.loader_pids
+        for mapping in psutil.Process(pid).memory_maps()
         if mapping.path.startswith(("/dev/shm", "/memfd"))
     }
     running.process.kill()
@@ -91,7 +101,7 @@ def test_loader_processes_end_even_where_a_fork_of_their_parent_lives_on(shards:
         fork = [child for child in parent.children() if child.cmdline() == parent.cmdline()]
     running.process.kill()
     try:
-        assert_gone(running.loaders)
+        assert_gone(running.loader_pids)
         assert fork[0].is_running()
     finally:
         fork[0].kill()
@@ -102,7 +112,7 @@ def test_the_death_of_a_loader_process_is_one_line_that_says_which_and_why(shard
     running = Running(shards, "processes", "lose-one")
     message, left = running.rest()
     assert message.startswith("TrainingError: raypose-loader-")
-    assert f"(pid {running.loaders[0].pid}) was killed by signal 9" in message
+    assert f"(pid {running.loader_pids[0]}) was killed by signal 9" in message
     assert "data.loader_workers" in message
     assert json.loads(left) == [[], []]
-    assert_gone(running.loaders)
+    assert_gone(running.loader_pids)
