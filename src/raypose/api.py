@@ -252,9 +252,10 @@ def export(
     imgsz: int | None = None,
     dynamic: bool = False,
 ) -> str:
-    """Write a model for another runtime and return where: `out`, a path or URL, by default beside its weights.
+    """Write a model for another runtime and return where: `out`, a path or URL.
 
-    What is exported from object storage goes, by default, to the current folder.
+    By default that of a run goes to its `weights/`, another one's beside it, and from object storage to the current
+    folder.
     """
     from raypose.model import export_model, load_model
 
@@ -308,7 +309,13 @@ def _export_target(model: str | Path, source: Path, to: ExportFormat) -> Path:
     if is_remote(str(model)):
         name = open_parent(str(model))[1]
         return Path((Path(name).stem if source.is_file() else name) + suffix)
-    return source / f"model{suffix}" if source.is_dir() else source.with_name(source.stem + suffix)
+    if source.is_file():
+        return source.with_name(source.stem + suffix)
+    run = run_of(source)
+    if run is None:
+        return source / f"model{suffix}"
+    # Not into the checkpoint, which the run may let go of.
+    return Path(run.place(f"weights/{source.name if Path(model).name == source.name else 'best'}{suffix}"))
 
 
 def _shards_to_validate(

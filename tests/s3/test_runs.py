@@ -139,6 +139,14 @@ def test_an_export_goes_to_a_bucket_and_predicts_from_there(
     np.testing.assert_allclose(found.keypoints_NK3, expected.keypoints_NK3, atol=1e-2)
 
 
+def test_an_export_of_a_local_run_lies_where_no_retired_checkpoint_takes_it_along(local_run: Path) -> None:
+    for model, written in ((local_run, "best"), (local_run / "checkpoints" / LAST, LAST)):
+        place = local_run / "weights" / f"{written}.torchscript"
+        assert api.export(model, to="torchscript") == str(place)
+        assert place.is_file()
+    assert Path(locate_model(local_run)).name == BEST  # exports are no weights of the run
+
+
 def test_an_export_from_a_bucket_goes_to_the_current_folder(
     run_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

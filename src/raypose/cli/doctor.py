@@ -28,7 +28,7 @@ Status = Literal["ok", "warn", "fail"]
 
 GIB = 1024**3
 SHARED_MEMORY_WANTED_BYTES = GIB
-"""Ray keeps its object store and loader processes their batches in /dev/shm; containers often have 64 MiB."""
+"""Ray keeps its object store in /dev/shm; containers often have 64 MiB."""
 MEMORY_WANTED_BYTES = 4 * GIB
 DISK_WANTED_BYTES = 5 * GIB
 DISK_NEEDED_BYTES = GIB // 2

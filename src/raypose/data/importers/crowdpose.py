@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -26,8 +27,8 @@ CROWDPOSE_PERSON = Skeleton(
 """CrowdPose's 14 keypoints with the sigmas of its evaluation. What its JSON calls head is the top of the head."""
 
 _HEAD = "head"
-_LEVELS = (("easy", 0.1), ("medium", 0.8), ("hard", 1.0))
-"""Names of CrowdPose's three kinds of images, with the crowd index up to which each goes."""
+_LEVELS = (("easy", 0.2), ("medium", 0.8), ("hard", math.inf))
+"""Names of CrowdPose's three kinds of images, with the crowd index below which each is, as its evaluation has it."""
 
 
 def read_crowdpose(annotations: str | Path, images: str | Path) -> LabelledSource:
@@ -60,6 +61,6 @@ def _crowding(images: list[dict[str, Any]]) -> list[str]:
     indices = [float(index) for index in stated if isinstance(index, int | float)]
     if not indices:
         return []
-    levels = Counter(next((name for name, limit in _LEVELS if index <= limit), _LEVELS[-1][0]) for index in indices)
+    levels = Counter(next(name for name, limit in _LEVELS if not index >= limit) for index in indices)
     found = ", ".join(f"{levels[name]:,} {name}" for name, _ in _LEVELS)
-    return [f"crowd index: {found} images; a shard set does not keep it, so results are not split by it"]
+    return [f"crowd index: {found} images, as the file states it; validation computes it from the people"]
