@@ -11,7 +11,7 @@ def export(
     model: Annotated[str, typer.Argument(help="Run (its best checkpoint), checkpoint or .pt, by path or s3:// URL.")],
     to: Annotated[Literal["onnx", "openvino", "torchscript"], typer.Option("--format", help="Target format.")] = "onnx",
     out: Annotated[
-        str | None, typer.Option(help="Path or URL to write to; by default the weights/ of a local run.")
+        str | None, typer.Option(help="Path or URL to write to; by default weights/ of a local run.")
     ] = None,
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
     dynamic: Annotated[bool, typer.Option(help="Accept any image size and batch.")] = False,
