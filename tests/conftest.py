@@ -14,6 +14,8 @@ os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")  # seconds of 
 os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+from pathlib import Path
+
 import pytest
 from hypothesis import settings
 
@@ -22,3 +24,27 @@ pytest.register_assert_rewrite("tests.store_contract")
 # How long an example takes says more about the machine than about the code.
 settings.register_profile("raypose", deadline=None, max_examples=60)
 settings.load_profile("raypose")
+
+SHARED = {"served": "service", "cluster": "cluster", "rgw": "ceph", "server": "ceph"}
+"""Fixtures that take many seconds to start, and the group of the tests that use them."""
+
+
+@pytest.hookimpl(tryfirst=True)  # xdist reads the marks when its own turn has come
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers, one gets all tests that share what takes long to start, and else all of a file."""
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(_shared_by(item) or item.location[0]))
+
+
+def _shared_by(item: pytest.Item) -> str | None:
+    if getattr(item, "callspec", None) and item.callspec.params.get("s3_endpoint") == "rgw":
+        return SHARED["rgw"]
+    return next((SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED), None)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Shard sets `train` and `val` of drawn people, to be read only."""
+    from tests.data_sets import build_synthetic
+
+    return build_synthetic(tmp_path_factory.mktemp("data"))

@@ -1,4 +1,4 @@
-"""A local Ray, one set of drawn people and one run that was trained on them, for all tests of this folder."""
+"""A local Ray, and one run that was trained there, for all tests of this folder."""
 
 from __future__ import annotations
 
@@ -9,12 +9,7 @@ from typing import Any
 import pytest
 
 from raypose.telemetry import Event
-from tests.data_sets import build_synthetic, tiny_run
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
+from tests.data_sets import tiny_run
 
 
 # Not for the session: tests of other folders want a Ray with another environment.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import threading
@@ -19,6 +18,7 @@ from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage.local import LocalStore
 from raypose.telemetry import Event, StepsDone
+from tests.forked import forking
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +77,7 @@ class KillingStore(LocalStore):
 
 def train_in_process(config: RunConfig, kill: Kill | None) -> bool:
     """Run or continue `config` in a process of its own; whether it came to its end before it was killed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=_train, args=(config, kill))
+    process = forking().Process(target=_train, args=(config, kill))
     process.start()
     process.join()
     assert process.exitcode in (0, -signal.SIGKILL), f"exit code {process.exitcode}"

@@ -19,15 +19,10 @@ from raypose.errors import TrainingError
 from raypose.storage import open_store
 from raypose.structures import Batch
 from raypose.telemetry import Event, Notice
-from tests.data_sets import build_synthetic, tiny_run
+from tests.data_sets import tiny_run
 from tests.faults import interrupted
 
 BAD_STEP = 7
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:

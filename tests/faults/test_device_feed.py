@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
-from tests.data_sets import build_synthetic, tiny_run
+from tests.data_sets import tiny_run
 from tests.faults.interrupted import train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 def test_a_device_draws_the_pictures_of_the_processor_and_has_its_targets(data: Path, tmp_path: Path) -> None:

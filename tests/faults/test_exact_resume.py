@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,15 +14,10 @@ from raypose.checkpoint import Snapshot
 from raypose.config import RunConfig
 from raypose.errors import CheckpointError
 from raypose.model import multiplies_bfloat16
-from raypose.telemetry import Notice, StepsDone
-from tests.data_sets import build_synthetic, newest_checkpoint, tiny_run
+from raypose.telemetry import Event, Notice, StepsDone
+from tests.data_sets import newest_checkpoint, tiny_run
 from tests.faults.interrupted import train
 from tests.faults.killed_run import AfterSteps, AtWrite, InValidation, Kill, train_in_process, train_through
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:
@@ -31,6 +28,17 @@ def run_of(data: Path, storage: Path, *overrides: str) -> RunConfig:
         "val.every_epochs=1",
     ]
     return tiny_run(data, storage, *always, *overrides)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., tuple[list[Event], Snapshot]]:
+    """The undisturbed run of a recipe, trained once."""
+
+    @functools.cache
+    def of(*settings: str) -> tuple[list[Event], Snapshot]:
+        return train(run_of(data, tmp_path_factory.mktemp("whole"), *settings))
+
+    return of
 
 
 RECIPES = {
@@ -45,8 +53,10 @@ RECIPES = {
 @pytest.mark.parametrize(
     "recipe", [pytest.param(name, marks=[pytest.mark.slow] if "yolo26" in name else []) for name in RECIPES]
 )
-def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(recipe: str, data: Path, tmp_path: Path) -> None:
-    whole, expected = train(run_of(data, tmp_path / "whole", *RECIPES[recipe]))
+def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(
+    recipe: str, whole: Callable[..., tuple[list[Event], Snapshot]], data: Path, tmp_path: Path
+) -> None:
+    undisturbed, expected = whole(*RECIPES[recipe])
     parted = run_of(data, tmp_path / "parted", *RECIPES[recipe])
     train(parted, cut_after=5)
     train(parted, cut_after=10)
@@ -56,14 +66,16 @@ def test_an_interrupted_run_ends_with_the_bits_of_an_uninterrupted_one(recipe: s
     different = [name for name, tensor in expected.tensors.items() if not torch.equal(found.tensors[name], tensor)]
     assert different == []
     assert found.metrics == pytest.approx(expected.metrics, rel=0, abs=0, nan_ok=True)
-    losses = {event.step: event.losses for event in whole if isinstance(event, StepsDone)}
+    losses = {event.step: event.losses for event in undisturbed if isinstance(event, StepsDone)}
     assert [event.losses for event in resumed if isinstance(event, StepsDone)] == [
         losses[step] for step in range(13 - sum(isinstance(event, StepsDone) for event in resumed), 13)
     ]
 
 
-def test_a_damaged_last_checkpoint_costs_a_few_steps_and_nothing_else(data: Path, tmp_path: Path) -> None:
-    _, expected = train(run_of(data, tmp_path / "whole", "checkpoint.every_steps=3"))
+def test_a_damaged_last_checkpoint_costs_a_few_steps_and_nothing_else(
+    whole: Callable[..., tuple[list[Event], Snapshot]], data: Path, tmp_path: Path
+) -> None:
+    _, expected = whole("checkpoint.every_steps=3")
     parted = run_of(data, tmp_path / "parted", "checkpoint.every_steps=3")
     train(parted, cut_after=10)
     newest = sorted((tmp_path / "parted/tiny/checkpoints").iterdir())[-1]

@@ -13,15 +13,10 @@ from raypose.config import RunConfig
 from raypose.engine.setup import prepare
 from raypose.engine.world import World
 from raypose.storage import open_store
-from tests.data_sets import build_synthetic, newest_checkpoint, tiny_run
+from tests.data_sets import newest_checkpoint, tiny_run
 from tests.faults.interrupted import train
 
 STEPS_PER_EPOCH = 6
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 def run_of(data: Path, storage: Path) -> RunConfig:

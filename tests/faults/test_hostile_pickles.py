@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
 import sys
@@ -21,6 +20,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
+from tests.forked import forking
 from tests.hostile_pickles import BROKEN, HOSTILE, STOLEN
 
 LIMIT_MIB = 100
@@ -42,8 +42,7 @@ class Trial:
 
 def read_apart(source: bytes | Path, folder: Path) -> Trial:
     """Read a label's bytes or a shard's second record in a fresh process whose folder is `folder`."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.test_hostile_pickles"])
+    context = forking()
     receiving, sending = context.Pipe(duplex=False)
     process = context.Process(target=_try, args=(source, folder, sending))
     process.start()

@@ -7,7 +7,6 @@ lanes anew, and what it did after its own last save is done again by the next on
 from __future__ import annotations
 
 import ast
-import multiprocessing
 import random
 import tempfile
 import time
@@ -34,6 +33,7 @@ from raypose.data.synth import synthesize
 from raypose.engine.world import World
 from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON, Batch
+from tests.forked import forking
 from tests.remote_store import RemoteStore
 
 SAMPLES = list(synthesize(24, seed=1, size_px=64))
@@ -176,8 +176,7 @@ def test_processes_killed_at_any_moment_leave_a_cache_and_a_sequence_that_go_on(
 
 def _live_until_killed(shards: ShardSet, notes: Path, workers: int, start_step: int, chance: random.Random) -> None:
     """All workers until all of them have begun and a moment has passed."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    context = forking()
     in_step = context.Barrier(workers)
     processes = [
         context.Process(target=_work, args=(shards, notes / str(rank), World(rank, workers), start_step, in_step))
@@ -185,14 +184,15 @@ def _live_until_killed(shards: ShardSet, notes: Path, workers: int, start_step: 
     ]
     for process in processes:
         process.start()
-    while not all((notes / str(rank)).exists() for rank in range(workers)):
-        assert all(process.exitcode in (None, 0) for process in processes)
-        time.sleep(0.01)
-    time.sleep(chance.uniform(0.0, 0.3))
-    for process in processes:
-        process.kill()
-    for process in processes:
-        process.join()
+    try:
+        while not all((notes / str(rank)).exists() for rank in range(workers)):
+            assert all(process.exitcode in (None, 0) for process in processes)
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0.0, 0.3))
+    finally:
+        for process in processes:
+            process.kill()
+            process.join()
 
 
 def _work(shards: ShardSet, notes: Path, world: World, start_step: int, in_step: Barrier) -> None:

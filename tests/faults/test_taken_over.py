@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import os
 import signal
 import time
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,7 @@ from raypose.telemetry import Event, StepsDone, fan_out
 from raypose.telemetry.logbook import Logbook
 from tests.data_sets import build_synthetic, tiny_run
 from tests.faults.interrupted import train
+from tests.forked import forking
 
 TAKEN_OVER = 7
 
@@ -46,10 +47,8 @@ def train_by_claim(config: RunConfig, stop_after: int | None) -> None:
         os._exit(TAKEN_OVER)
 
 
-def start(config: RunConfig, *, stop_after: int | None = None) -> multiprocessing.context.ForkServerProcess:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
-    process = context.Process(target=train_by_claim, args=(config, stop_after))
+def start(config: RunConfig, *, stop_after: int | None = None) -> ForkServerProcess:
+    process = forking().Process(target=train_by_claim, args=(config, stop_after))
     process.start()
     return process
 
@@ -74,15 +73,17 @@ def test_a_process_that_comes_back_after_a_takeover_changes_nothing(tmp_path: Pa
     config = tiny_run(data, tmp_path / "runs", *settings)
     older = start(config, stop_after=4)
     assert older.pid is not None
-    while not is_stopped(older.pid):
-        assert older.is_alive()
-        time.sleep(0.01)
-    newcomer = start(config)
-    newcomer.join()
-    assert newcomer.exitcode == 0
-    finished = files_of(tmp_path / "runs/tiny")
-    os.kill(older.pid, signal.SIGCONT)
-    older.join()
+    try:
+        while not is_stopped(older.pid):
+            assert older.is_alive()
+            time.sleep(0.01)
+        newcomer = start(config)
+        newcomer.join()
+        assert newcomer.exitcode == 0
+        finished = files_of(tmp_path / "runs/tiny")
+    finally:
+        os.kill(older.pid, signal.SIGCONT)
+        older.join()
     assert older.exitcode == TAKEN_OVER
     assert files_of(tmp_path / "runs/tiny") == finished
     found = CheckpointStore(open_store(str(tmp_path / "runs/tiny"))).load_latest(pytest.fail)

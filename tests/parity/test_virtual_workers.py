@@ -28,7 +28,7 @@ from raypose.model import (
     targets_from_batch,
 )
 from raypose.structures import Batch, Skeleton
-from tests.ports import free_port
+from tests.forked import forking
 
 SKELETON = Skeleton(("a", "b", "c"), sigmas=(0.1, 0.1, 0.1))
 LANES = 4
@@ -92,15 +92,15 @@ def train(
             for name, tensor in module.state_dict().items()}  # fmt: skip
 
 
-def work(rank: int, size: int, port: int, architecture: str, sync_bn: bool, out: str) -> None:
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+def work(rank: int, size: int, architecture: str, sync_bn: bool, out: str) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size)
     torch.save(train(World(rank, size), architecture, sync_bn=sync_bn), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
 def on_processes(size: int, architecture: str, out: Path, *, sync_bn: bool = False) -> list[dict[str, Tensor]]:
-    mp.get_context("forkserver").set_forkserver_preload([__name__])  # torch is imported once
-    arguments = (size, free_port(), architecture, sync_bn, str(out))
+    forking()  # the same that `start_processes` will use
+    arguments = (size, architecture, sync_bn, str(out))
     mp.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
     return [torch.load(out / f"{rank}.pt") for rank in range(size)]
 

@@ -100,8 +100,8 @@ class Moto:
 def ceph_gateway(folder: Path, port: int, monitor_port: int) -> Iterator[Gateway]:
     """A gateway with monitor and OSD in memory, about 12 s to start."""
     start = [CEPH_RGW, "start", folder, str(port), str(monitor_port)]
-    subprocess.run(start, check=True, timeout=120, stdout=subprocess.PIPE)
     try:
+        subprocess.run(start, check=True, timeout=300, stdout=subprocess.PIPE)
         yield Gateway(folder)
     finally:
         subprocess.run([CEPH_RGW, "stop", folder], check=True, timeout=60)

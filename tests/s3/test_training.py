@@ -13,7 +13,7 @@ from raypose import api
 from raypose.errors import ConfigError
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, Event
-from tests.data_sets import build_synthetic, tiny_run
+from tests.data_sets import tiny_run
 from tests.s3.conftest import below
 from tests.s3.proxy import line_to
 from tests.s3.servers import missing_ceph_programs
@@ -25,11 +25,6 @@ pytestmark = pytest.mark.ray
 def s3_endpoint(request: pytest.FixtureRequest) -> str:
     """One server is enough here: the real one where it can be had."""
     return str(request.getfixturevalue("moto_endpoint" if missing_ceph_programs() else "rgw_endpoint"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 @pytest.mark.timeout(600)

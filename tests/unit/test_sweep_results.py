@@ -25,13 +25,8 @@ from raypose.tune.run import best_yaml, read_warm_starts, write_sweep
 from raypose.tune.schema import SweepConfig
 from raypose.tune.suggest import batch_size, sigmas_by_name, suggest, suggested_file
 from raypose.tune.warm import Point, read_prior, write_prior
-from tests.data_sets import build_synthetic, tiny_run
+from tests.data_sets import tiny_run
 from tests.simulated_trials import simulated_sweep
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return build_synthetic(tmp_path_factory.mktemp("data"))
 
 
 def traded(number: int, value: float, latency: float) -> Trial:
