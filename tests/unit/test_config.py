@@ -218,6 +218,7 @@ def test_an_override_below_a_value_is_refused() -> None:
 # --- round trip, immutability, digest ---
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True)
+LAYERS = st.integers(0, 30) | st.lists(st.integers(0, 30))
 
 
 @st.composite
@@ -236,7 +237,8 @@ def configs(draw: st.DrawFn) -> RunConfig:
             "train": {
                 "batch": workers * lanes_each * micro,
                 "lr0": draw(st.floats(1e-12, 10)),
-                "freeze": draw(st.integers(0, 30) | st.lists(st.integers(0, 30))),
+                "freeze": draw(LAYERS),
+                "freeze_schedule": draw(st.dictionaries(st.integers(1, 99), LAYERS, max_size=2)),
             },
             "scaling": {"workers": workers, "virtual_workers": workers * lanes_each},
         }

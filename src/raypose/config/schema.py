@@ -137,7 +137,7 @@ class TrainConfig(_Section):
     """How much a keypoint counts in the losses of its position, by its name. 1 for those that are not named."""
     freeze: Layers = 0
     """Freeze the first N layers, or the layers of this list."""
-    freeze_schedule: dict[Annotated[int, Field(ge=1)], Layers] = {}
+    freeze_schedule: dict[Annotated[int, Field(ge=1, strict=False)], Layers] = {}  # keys of JSON are texts
     """What is frozen instead from an epoch on (counted from 0), such as `{5: 10, 10: 0}`."""
     sync_bn: bool = False
     """Normalise by the statistics of the whole global batch instead of those of each virtual worker. A worker then
