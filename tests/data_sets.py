@@ -42,3 +42,8 @@ def newest_checkpoint(run: RunConfig | str | Path) -> Snapshot:
     snapshot = CheckpointStore(open_store(folder)).load_latest(pytest.fail)
     assert snapshot is not None
     return snapshot
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    """By their paths below the folder."""
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

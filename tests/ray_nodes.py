@@ -15,10 +15,12 @@ MEMORY = {"object_store_memory": 100 * 2**20}
 def nodes_of_one_worker(count: int) -> Iterator[Cluster]:
     """A head that trains nothing, and so many nodes for one worker each; this process is connected to them."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **MEMORY})
-    for _ in range(count):
-        cluster.add_node(num_cpus=1, **MEMORY)
-    cluster.wait_for_nodes()
-    ray.init(address=cluster.address, log_to_driver=False)
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    try:
+        for _ in range(count):
+            cluster.add_node(num_cpus=1, **MEMORY)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, log_to_driver=False)
+        yield cluster
+    finally:
+        ray.shutdown()
+        cluster.shutdown()

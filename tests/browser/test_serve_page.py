@@ -36,6 +36,7 @@ def address() -> Iterator[str]:
     config = config_for("a")
     listening = socket.socket()
     listening.bind(("127.0.0.1", 0))
+    listening.listen()  # or who asks before the server runs is refused
     started, servers = threading.Event(), []
 
     async def serve() -> None:

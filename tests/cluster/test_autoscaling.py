@@ -21,6 +21,7 @@ import ray.util
 import yaml
 
 from raypose.config import dump_config
+from tests.commands import RAYPOSE
 from tests.data_sets import tiny_run
 from tests.ports import free_ports
 
@@ -90,7 +91,7 @@ def test_nodes_come_for_a_run_and_go_after_it(head: Head, data: Path, tmp_path: 
     run = tiny_run(data, tmp_path / "runs", "scaling.workers=2", "scaling.cpus_per_worker=2", "scaling.device=cpu")
     (tmp_path / "run.yaml").write_text(dump_config(run))
     training = subprocess.Popen(
-        [sys.executable, "-c", "from raypose.cli import main; main()", "train", str(tmp_path / "run.yaml")],
+        [*RAYPOSE, "train", str(tmp_path / "run.yaml")],
         env={**os.environ, **head.environment}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
     try:

@@ -18,6 +18,7 @@ from raypose.data.synth import synthesize
 from raypose.errors import DataError
 from raypose.launch.spread import RayTasks
 from raypose.structures import COCO_PERSON, Sample
+from tests.data_sets import files_in
 
 SHARD_BYTES = 24_000
 
@@ -35,10 +36,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def people(folder: Path) -> LabelledSource:
     return read_folder(folder)
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.mark.usefixtures("cluster")

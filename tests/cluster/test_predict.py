@@ -5,18 +5,16 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from raypose.data.synth import synthesize
 from raypose.storage import ObjectStore, open_store
+from tests.commands import Command, running
 from tests.ports import free_port
+from tests.processes import processes_below
 from tests.s3.servers import Moto, make_bucket, s3_environment
 from tests.served_run import add_checkpoint
 
@@ -41,32 +39,10 @@ def bucket() -> Iterator[ObjectStore]:
     server.kill()
 
 
-class Driver:
-    """The command, as a process of its own."""
-
-    def __init__(self, model: Path, log: Path) -> None:
-        self.log = log
-        command = "predict s3://people/photos --out s3://people/found --workers 2 --no-pictures --imgsz 96"
-        with log.open("wb") as file:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", "from raypose.cli import main; main()", *command.split(), "--model", str(model)],
-                stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-            )  # fmt: skip
-
-    def wait_until(self, condition: Callable[[], bool], seconds: float = 90) -> None:
-        deadline = time.monotonic() + seconds
-        while not condition():
-            assert self.process.poll() is None, self.log.read_text()
-            assert time.monotonic() < deadline, self.log.read_text()
-            time.sleep(0.02)
-
-    def kill_a_worker(self) -> None:
-        workers = [
-            child for child in psutil.Process(self.process.pid).children(recursive=True)
-            if any("_Actor" in word for word in child.cmdline())
-        ]  # fmt: skip
-        assert workers, "no worker process was found"
-        workers[0].send_signal(signal.SIGKILL)
+def kill_a_worker(driver: Command) -> None:
+    workers = processes_below(driver.process.pid, "_Actor")
+    assert workers, "no worker process was found"
+    workers[0].kill()
 
 
 def published(bucket: ObjectStore) -> int:
@@ -78,19 +54,21 @@ def test_every_input_has_one_result_though_a_worker_and_the_driver_were_killed(
     bucket: ObjectStore, tmp_path: Path
 ) -> None:
     model = add_checkpoint(tmp_path / "run", 1, seed=1, pose_ap=0.5)
-    first = Driver(model, tmp_path / "first.log")
-    first.wait_until(lambda: published(bucket) >= 1)
-    first.kill_a_worker()
-    before = published(bucket)
-    first.wait_until(lambda: published(bucket) > before)
-    os.kill(first.process.pid, signal.SIGKILL)
-    first.process.wait()
+    words = "predict s3://people/photos --out s3://people/found --workers 2 --no-pictures --imgsz 96 --model"
+    command = [*words.split(), str(model)]
+    with running(command, tmp_path / "first.log") as first:
+        first.wait_until(lambda: published(bucket) >= 1)
+        kill_a_worker(first)
+        before = published(bucket)
+        first.wait_until(lambda: published(bucket) > before)
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
     kept = {entry.key: bucket.read(entry.key) for entry in bucket.list("found/predictions/")}
     assert not bucket.exists("found/summary.json")
     assert 2 <= len(kept) < 8
 
-    second = Driver(model, tmp_path / "second.log")
-    assert second.process.wait(timeout=120) == 3, second.log.read_text()  # one image is none
+    with running(command, tmp_path / "second.log") as second:
+        assert second.process.wait(timeout=120) == 3, second.log.read_text()  # one image is none
     assert BAD in second.log.read_text()
     parts = {entry.key: bucket.read(entry.key) for entry in bucket.list("found/predictions/")}
     assert {key: parts[key] for key in kept} == kept

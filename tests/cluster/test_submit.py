@@ -16,6 +16,7 @@ import pytest
 from raypose.config import dump_config
 from raypose.launch import local_nodes
 from raypose.launch.local_nodes import LocalCluster
+from tests.commands import MAIN
 from tests.data_sets import tiny_run
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
@@ -39,7 +40,7 @@ HEAR_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.default_int_ha
 def start(nodes: LocalCluster, folder: Path, *words: str, token: str | None = None) -> subprocess.Popen[str]:
     environment = {**os.environ, **nodes.environment, "RAY_AUTH_TOKEN": token or nodes.token}
     return subprocess.Popen(
-        [sys.executable, "-c", f"{HEAR_CTRL_C}; from raypose.cli import main; main()", "submit", *words],
+        [sys.executable, "-c", f"{HEAR_CTRL_C}; {MAIN}", "submit", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=folder,
     )  # fmt: skip
 
@@ -76,13 +77,18 @@ def test_ctrl_c_stops_the_job_with_a_checkpoint_and_its_log_can_be_followed_agai
     process = start(
         nodes, tmp_path, "--name", "long-run", "train", "run.yaml", "scaling.cpus_per_worker=1", "--continue"
     )
-    assert process.stdout is not None
+    assert process.stdout is not None and process.stderr is not None
+    out = ""
     for line in process.stdout:
+        out += line
         if line.startswith("epoch"):
             break
+    else:
+        pytest.fail(out + process.stderr.read())
     process.send_signal(signal.SIGINT)
-    out, error = process.communicate(timeout=300)
-    assert process.returncode == 130, out + error
+    out += process.stdout.read()  # all by one reader: what it has read ahead no other one would get
+    error = process.stderr.read()
+    assert process.wait(timeout=300) == 130, out + error
     assert "stopping long-run" in error
     assert "state saved" in out
     assert list((tmp_path / "runs/tiny/checkpoints").glob("*/state.json"))

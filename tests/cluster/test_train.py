@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 
@@ -25,6 +23,7 @@ from raypose.telemetry import CheckpointSaved, EpochValidated, Event, RunStarted
 from raypose.vision.decode import decode_rgb
 from tests.data_sets import build_synthetic, tiny_run
 from tests.faults import interrupted
+from tests.processes import processes_below
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("cluster")]
 
@@ -143,13 +142,9 @@ def test_an_image_that_does_not_decode_ends_the_run_with_its_name_and_is_not_tri
 
 
 def _kill_a_train_worker() -> int:
-    mine = {process.pid for process in psutil.Process().children(recursive=True)}
-    workers = [
-        process for process in psutil.process_iter(["pid", "cmdline"])
-        if process.pid in mine and "RayTrainWorker" in " ".join(process.info["cmdline"] or [])
-    ]  # fmt: skip
-    os.kill(workers[0].pid, signal.SIGKILL)
-    return int(workers[0].pid)
+    worker = processes_below(os.getpid(), "RayTrainWorker")[0]
+    worker.kill()
+    return worker.pid
 
 
 def _spoil_one_image(folder: Path) -> None:

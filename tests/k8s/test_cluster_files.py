@@ -51,17 +51,17 @@ def test_ray_takes_a_cluster_file(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "value"),
+    ("path", "value", "reason"),
     [
-        ("max_workers", "eight"),
-        ("max_worker", 8),
-        ("provider", {}),
-        ("available_node_types", {"gpu": {"node_config": {}}}),
-        ("head_node_type", "nobody"),
+        ("max_workers", "eight", "'eight' is not of type 'integer'"),
+        ("max_worker", 8, "'max_worker' was unexpected"),
+        ("provider", {}, "^'type'$"),
+        ("available_node_types", {"gpu": {"node_config": {}}}, "'resources' is a required property"),
+        ("head_node_type", "nobody", "`head_node_type` must be one of `available_node_types`"),
     ],
 )
-def test_ray_refuses_a_broken_one(path: str, value: Any) -> None:
-    with pytest.raises(Exception, match=r"."):  # Ray raises jsonschema's errors and plain ones
+def test_ray_refuses_a_broken_one(path: str, value: Any, reason: str) -> None:
+    with pytest.raises(Exception, match=reason):  # Ray raises jsonschema's errors and plain ones
         prepared({**config_of("aws-gpu"), path: value})
 
 

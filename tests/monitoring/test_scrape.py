@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +18,10 @@ from raypose.config import dump_config
 from raypose.monitoring.alerts import GROUPS
 from raypose.monitoring.dashboards import all_dashboards
 from raypose.telemetry.metric_table import METRICS
+from tests.commands import RAYPOSE
 from tests.data_sets import build_synthetic, tiny_run
 from tests.ports import free_port
+from tests.processes import processes_below
 from tests.prometheus import MONITORING, Server, needs_prometheus, prometheus
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(400), needs_prometheus]
@@ -41,10 +42,7 @@ def impatient_rules(folder: Path) -> Path:
 
 
 def worker_of(run: subprocess.Popen[bytes]) -> psutil.Process:
-    return next(
-        child for child in psutil.Process(run.pid).children(recursive=True)
-        if "RayTrainWorker" in child.name() + " ".join(child.cmdline())
-    )  # fmt: skip
+    return processes_below(run.pid, "RayTrainWorker")[0]
 
 
 @contextlib.contextmanager
@@ -67,7 +65,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
         dump_config(tiny_run(build_synthetic(folder / "data"), folder / "runs", *settings))
     )
     rules = [MONITORING / "rules.yaml", impatient_rules(folder)]
-    command = [sys.executable, "-c", "from raypose.cli import main; main()", "train", str(folder / "run.yaml")]
+    command = [*RAYPOSE, "train", str(folder / "run.yaml")]
     with (
         prometheus(folder, {"raypose-runs": f"127.0.0.1:{port}"}, rules) as server,
         (folder / "log.txt").open("wb") as log,

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import psutil
 
+from tests.processes import processes_below
+
 
 def kill_who_downloads(cache: Path, driver: psutil.Process, patience_s: float = 120) -> int:
     """SIGKILL for a worker of this driver's Ray while it holds the claim on a shard that it fetches; its pid."""
     deadline_s = time.monotonic() + patience_s
     while time.monotonic() < deadline_s:
-        for process in _train_workers(driver):
+        for process in processes_below(driver.pid, "RayTrainWorker"):
             with contextlib.suppress(psutil.Error):
                 if not _downloads(process, cache):
                     continue
@@ -28,13 +30,3 @@ def kill_who_downloads(cache: Path, driver: psutil.Process, patience_s: float = 
 
 def _downloads(process: psutil.Process, cache: Path) -> bool:
     return any(str(cache / "fetching") in file.path for file in process.open_files())
-
-
-def _train_workers(driver: psutil.Process) -> list[psutil.Process]:
-    return [process for process in driver.children(recursive=True) if _is_train_worker(process)]
-
-
-def _is_train_worker(process: psutil.Process) -> bool:
-    with contextlib.suppress(psutil.Error):
-        return "RayTrainWorker" in " ".join(process.cmdline())
-    return False

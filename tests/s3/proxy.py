@@ -20,9 +20,11 @@ class Line:
         self._listener: socket.socket | None = None
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
-        self._bytes_left: int | None = None
+        self._bytes_left: dict[bool, int] = {}  # by whether they are those of an answer
         self._silent = False
         self.connections = 0
+        self.broke = threading.Event()
+        """Set when a connection was broken at the byte that a test asked for."""
         self._port = self._listen(0)
 
     @property
@@ -47,11 +49,20 @@ class Line:
 
     def cut_answers_after(self, size_bytes: int) -> None:
         """Break the connection that carries the answer beyond this many bytes from now on, once."""
-        self._bytes_left = size_bytes
+        self._break_after(size_bytes, is_answer=True)
+
+    def cut_requests_after(self, size_bytes: int) -> None:
+        """Break the connection that carries the request beyond this many bytes from now on, once."""
+        self._break_after(size_bytes, is_answer=False)
 
     def fall_silent(self) -> None:
         """Accept connections and never answer on them."""
         self._silent = True
+
+    def _break_after(self, size_bytes: int, *, is_answer: bool) -> None:
+        with self._lock:
+            self.broke.clear()
+            self._bytes_left[is_answer] = size_bytes
 
     def _listen(self, port: int) -> int:
         self._listener = socket.create_server(("127.0.0.1", port))
@@ -75,7 +86,7 @@ class Line:
     def _pump(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
             while content := source.recv(_CHUNK_BYTES):
-                target.sendall(self._allowed(content) if is_answer else content)
+                target.sendall(self._allowed(content, is_answer))
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
@@ -83,14 +94,15 @@ class Line:
         with self._lock:
             self._open.discard(source)
 
-    def _allowed(self, content: bytes) -> bytes:
+    def _allowed(self, content: bytes, is_answer: bool) -> bytes:
         with self._lock:
-            if self._bytes_left is None:
+            left = self._bytes_left.pop(is_answer, None)
+            if left is None:
                 return content
-            if self._bytes_left >= len(content):
-                self._bytes_left -= len(content)
+            if left >= len(content):
+                self._bytes_left[is_answer] = left - len(content)
                 return content
-            self._bytes_left = None
+            self.broke.set()
         raise ConnectionResetError("as the test asked")
 
 

@@ -8,6 +8,7 @@ import pickle
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -111,12 +112,18 @@ def test_a_download_that_breaks_off_is_begun_again_and_comes_whole(
 def test_an_upload_goes_on_after_the_line_was_cut(line: Line, store: ObjectStore, tmp_path: Path) -> None:
     content = os.urandom(64 * 2**20)
     (tmp_path / "large").write_bytes(content)
-    cut = threading.Timer(0.15, line.cut)
-    back = restore_later(line, 2.0)
-    cut.start()
-    store.upload(tmp_path / "large", "large")
-    cut.join()
-    back.join()
+    line.cut_requests_after(20 * 2**20)
+
+    def stay_away() -> None:
+        assert line.broke.wait(60)
+        line.cut()
+        time.sleep(2)
+        line.restore()
+
+    with ThreadPoolExecutor(1) as pool:
+        outage = pool.submit(stay_away)
+        store.upload(tmp_path / "large", "large")
+        outage.result()
     assert store.read("large") == content
 
 

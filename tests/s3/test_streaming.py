@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
 import signal
 import threading
 import time
 from collections.abc import Iterator
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -102,20 +102,24 @@ def test_a_reader_that_is_killed_again_and_again_leaves_a_sound_cache(local: Pat
     publish(local, s3_url)
     shards = open_small(s3_url, tmp_path)
     assert shards.cache is not None
+    spawn = multiprocessing.get_context("spawn")
     for attempt in range(3):
-        process = multiprocessing.get_context("spawn").Process(target=_read_for_ever, args=(shards,))
+        began = spawn.Event()
+        process = spawn.Process(target=_read_for_ever, args=(shards, began))
         process.start()
-        started = tmp_path / "cache" / "fetching"
-        while not started.exists() and process.is_alive():
-            time.sleep(0.01)
-        time.sleep(0.1 * attempt)
-        os.kill(process.pid or 0, signal.SIGKILL)
-        process.join()
+        try:
+            assert began.wait(60)
+            time.sleep(0.1 * attempt)
+        finally:
+            process.kill()
+            process.join()
+        assert process.exitcode == -signal.SIGKILL
     assert ids(shards) == ids(ShardSet.open(str(local)))
     assert sum(entry.size_bytes for entry in shards.cache.contents()) <= shards.cache.capacity_bytes
     assert not list((tmp_path / "cache" / "fetching").iterdir())
 
 
-def _read_for_ever(shards: ShardSet) -> None:
+def _read_for_ever(shards: ShardSet, began: Event) -> None:
     while True:
-        ids(shards)
+        for _ in shards:
+            began.set()

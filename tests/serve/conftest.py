@@ -6,16 +6,18 @@ import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 
 from raypose.serve.client import Client
+from tests.commands import RAYPOSE
 from tests.data_sets import build_synthetic
+from tests.processes import processes_below
 from tests.served_run import add_checkpoint
 
 _SETTINGS = """
@@ -54,29 +56,22 @@ class Served:
             assert time.monotonic() < deadline_s, self.versions()
             time.sleep(0.1)
 
+    def wait_for_refusal(self, reason: str) -> None:
+        deadline_s = time.monotonic() + 120
+        with Client(self.url) as client:
+            while not any(reason in entry["reason"] for entry in client.models()["refused"]):
+                assert time.monotonic() < deadline_s, reason
+                time.sleep(0.1)
+
     def replicas(self) -> list[int]:
         """Process ids of the replicas of this service."""
-        found = []
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdecimal() and b"ServeReplica:raypose:pose" in _command(entry):
-                found += [int(entry.name)] if _belongs_to(int(entry.name), self.process.pid) else []
-        return found
+        return [process.pid for process in processes_below(self.process.pid, "ServeReplica:raypose:pose")]
 
-
-def _command(entry: Path) -> bytes:
-    try:
-        return (entry / "cmdline").read_bytes()
-    except OSError:  # it has ended
-        return b""
-
-
-def _belongs_to(pid: int, ancestor: int) -> bool:
-    while pid > 1:
-        if pid == ancestor:
-            return True
-        stat = Path(f"/proc/{pid}/stat").read_text()
-        pid = int(stat.rpartition(")")[2].split()[1])
-    return False
+    def pending(self) -> float:
+        """Images that were accepted and are not answered yet."""
+        with urlopen(f"{self.url}/metrics") as answer:
+            found = re.findall(r"^raypose_serve_queue_images\{.*\} (\S+)$", answer.read().decode(), re.MULTILINE)
+        return sum(map(float, found))  # there is none before the first request
 
 
 @pytest.fixture(scope="session")
@@ -88,7 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     data = build_synthetic(folder / "data") / "val"
     config.write_text(_SETTINGS.format(model=run, data=data, follow_s="null"))
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", "from raypose.cli import main; main()", "serve", f"--config={config}", "--port=0"]
+    command = [*RAYPOSE, "serve", f"--config={config}", "--port=0"]
     with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, env=environment) as process:
         try:
             yield Served(_url(process, log), run, data, config, log, process)

@@ -16,16 +16,19 @@ pytestmark = pytest.mark.ray
 
 
 def test_what_was_accepted_before_the_end_is_answered(served: Served) -> None:
-    answers: list[int] = []
+    images, answers = [jpeg()] * 16, list[int]()
 
     def ask() -> None:
         with Client(served.url, retries=0) as client:
-            answers.append(len(client.predict(*[jpeg()] * 16).images))
+            answers.append(len(client.predict(*images).images))
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    time.sleep(0.1)  # for the requests to arrive
+    deadline_s = time.monotonic() + 60
+    while 16 * len(answers) + served.pending() < 32:  # in this order, or what is answered now would count twice
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
     served.process.send_signal(signal.SIGTERM)
     for thread in threads:
         thread.join()

@@ -6,9 +6,6 @@ import csv
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 import uuid
 from dataclasses import asdict
 from pathlib import Path
@@ -19,6 +16,7 @@ from raypose.config import parse_config
 from raypose.config.s3_url import S3Location
 from raypose.storage import ObjectStore, open_store
 from raypose.tune.run import status
+from tests.commands import running
 from tests.s3.conftest import BUCKET
 from tests.tune.sweep_files import STEPS_PER_EPOCH, tiny_sweep
 
@@ -33,37 +31,24 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return S3Location(BUCKET, f"sweeps-{uuid.uuid4().hex[:12]}", endpoint_url=endpoint).url
 
 
-def start(arguments: list[str], log: Path) -> subprocess.Popen[bytes]:
-    with log.open("ab") as file:
-        return subprocess.Popen(
-            [sys.executable, "-c", "from raypose.cli import main; main()", "tune", *arguments],
-            stdout=file, stderr=subprocess.STDOUT, start_new_session=True,
-        )  # fmt: skip
-
-
-def wait_until_half_way(sweep: ObjectStore, process: subprocess.Popen[bytes], log: Path) -> None:
+def is_half_way(sweep: ObjectStore) -> bool:
     """One trial has ended, and another has saved something."""
-    deadline = time.monotonic() + 250
-    while not (sweep.exists("trials/0000/summary.json") or sweep.exists("trials/0001/summary.json")):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.05)
-    while not any("state.json" in entry.key for entry in sweep.list("trials/0002/checkpoints/")):
-        assert process.poll() is None, "the sweep ended before it could be killed"
-        time.sleep(0.05)
+    ended = sweep.exists("trials/0000/summary.json") or sweep.exists("trials/0001/summary.json")
+    return ended and any("state.json" in entry.key for entry in sweep.list("trials/0002/checkpoints/"))
 
 
 @pytest.mark.timeout(600)
 def test_a_killed_sweep_keeps_what_ended_and_goes_on_with_the_rest(storage: str, data: Path, tmp_path: Path) -> None:
     log, sweep = tmp_path / "log.txt", open_store(storage).child("sweep")
-    process = start([str(tiny_sweep(tmp_path, data, storage))], log)
-    wait_until_half_way(sweep, process, log)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    with running(["tune", str(tiny_sweep(tmp_path, data, storage))], log) as first:
+        first.wait_until(lambda: is_half_way(sweep), 250)
+        os.kill(first.process.pid, signal.SIGKILL)
+        first.process.wait()
     ended = [one for one in status(sweep.url).trials if one.status == "finished"]
     summaries = {one.name: sweep.read(f"trials/{one.name}/summary.json") for one in ended}
 
-    assert start(["--resume", sweep.url], log).wait(timeout=300) == 0, log.read_text()
+    with running(["tune", "--resume", sweep.url], log) as second:
+        assert second.process.wait(timeout=300) == 0, log.read_text()
     result = status(sweep.url)
     assert (result.state.status, result.state.sittings) == ("finished", 2)
     assert [one.status for one in result.trials] == ["finished"] * 3

@@ -170,8 +170,6 @@ def test_a_sweep_that_dies_at_any_write_comes_to_the_same_trials(write: int, tmp
         run(sweep, runner, DyingStore(tmp_path / "sweep", [write]), slots=1)
     runner.kill()
     store = LocalStore(tmp_path / "sweep")
-    if not store.exists("sweep.json"):
-        return  # it died before there was a sweep
     _, done, _ = go_on(sweep, store, slots=1)
     assert [(trial.parameters, trial.measured, trial.status, trial.steps) for trial in done] == [
         (trial.parameters, trial.measured, trial.status, trial.steps) for trial in expected
@@ -224,17 +222,16 @@ def test_a_population_takes_over_the_weights_of_the_best_bit_for_bit(tmp_path: P
         )
 
 
-@pytest.mark.parametrize("write", (45, 60, 64, 66, 68, 70, 72, 75, 80))
+@pytest.mark.parametrize("write", (45, 60, 64, 66, 68, 70, 72, 75))
 def test_a_population_that_dies_at_any_write_comes_to_the_same_lineage(write: int, tmp_path: Path) -> None:
     sweep = simulated_sweep(tmp_path, scheduler=PBT, budget={"trials": 4}, epochs=4)
     expected = run(sweep, SimulatedTrials(), LocalStore(tmp_path / "undisturbed"), slots=1)
     runner = SimulatedTrials()
     store = LocalStore(tmp_path / "sweep")
-    try:
+    with pytest.raises(DiedError):
         run(sweep, runner, DyingStore(tmp_path / "sweep", [write]), slots=1)
-    except DiedError:
-        runner.kill()
-        go_on(sweep, store, slots=1)
+    runner.kill()
+    go_on(sweep, store, slots=1)
     done = Records(store).read()[1]
     assert [(trial.measured, trial.exploits) for trial in done] == [
         (trial.measured, trial.exploits) for trial in expected

@@ -25,6 +25,7 @@ from raypose.data.shard_set import ShardSet
 from raypose.data.stats import collect_stats
 from raypose.errors import DataError, UnsafePickleError
 from raypose.structures import People, Sample, Skeleton
+from tests.data_sets import files_in
 
 SKELETON = Skeleton(("head", "foot"))
 
@@ -60,10 +61,6 @@ def sample(name: str = "a", image: bytes = JPEG, size: tuple[int, int] = (40, 30
 
 def build(samples: Iterable[Sample], out: Path, **options: Any) -> Manifest:
     return build_shard_set(source_of(samples, SKELETON, ("person",)), str(out), **options)
-
-
-def files_in(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,12 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,10 @@ def leftovers(cache: NodeCache) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    for _ in range(1000):
-        if condition():
-            return
+    deadline_s = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline_s
         time.sleep(0.01)
-    pytest.fail("waited 10 seconds in vain")
 
 
 def open_and_close(cache: NodeCache, shard: ShardInfo, store: RemoteStore) -> None:
@@ -322,15 +322,29 @@ def test_fetching_ahead_spares_what_it_is_told_to_keep(
     assert small.fetch_ahead(second, remote)
 
 
+@dataclass(frozen=True)
+class GatedStore(RemoteStore):
+    """Its downloads end once the gate is open."""
+
+    gate: threading.Event = field(default_factory=threading.Event)
+
+    def download(self, key: str, path: Path) -> None:
+        super().download(key, path)
+        self.gate.wait(60)  # not for ever: a test that has failed waits for its threads
+
+
 def test_fetching_ahead_leaves_a_shard_to_whoever_fetches_it(
     cache: NodeCache, manifest: Manifest, remote: RemoteStore
 ) -> None:
     shard = manifest.shards[0]
     with ThreadPoolExecutor(1) as pool:
-        fetching = pool.submit(open_and_close, cache, shard, replace(remote, delay_s=0.3))
+        gated = GatedStore(remote.root, remote.log)
+        fetching = pool.submit(open_and_close, cache, shard, gated)
         wait_until(lambda: remote.downloads() == 1)
         assert cache.fetch_ahead(shard, remote)
         assert not fetching.done()
+        gated.gate.set()
+        fetching.result()
     assert remote.downloads() == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections import Counter
 from dataclasses import replace
 from typing import Any
@@ -82,8 +83,12 @@ def test_no_thread_of_a_change_stays_and_takes_cores_from_those_that_answer() ->
 
     async def names_after_a_change() -> set[str]:
         async with serving(shelves, config_for("run")):
-            await asyncio.sleep(0.2)  # a thread ends a moment after its work
-            return {thread.name for thread in threading.enumerate()}
+            deadline_s = time.monotonic() + 60
+            while True:  # a thread ends a moment after its work
+                names = {thread.name for thread in threading.enumerate()}
+                if time.monotonic() > deadline_s or not any(name.startswith("raypose-models") for name in names):
+                    return names
+                await asyncio.sleep(0.01)
 
     names = run(names_after_a_change())
     assert any(name.startswith("raypose-lane") for name in names)

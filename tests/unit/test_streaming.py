@@ -6,7 +6,7 @@ import itertools
 import multiprocessing
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -76,14 +76,13 @@ def prefetch_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("raypose-prefetch")]
 
 
-def wait_for(shards: ShardSet, count: int) -> None:
-    """Until `count` shards have been fetched ahead."""
+def wait_for(shards: ShardSet, digests: Iterable[str]) -> None:
+    """Until the shards with these SHA-256 have been fetched ahead."""
     assert shards.cache is not None
-    for _ in range(1000):
-        if len(shards.cache.contents()) >= count:
-            return
+    deadline_s = time.monotonic() + 60
+    while missing := set(digests) - {entry.sha256 for entry in shards.cache.contents()}:
+        assert time.monotonic() < deadline_s, f"{missing} were not fetched"
         time.sleep(0.01)
-    pytest.fail(f"{len(shards.cache.contents())} shards after 10 seconds, expected {count}")
 
 
 # --- the same samples ---
@@ -141,25 +140,18 @@ def test_shards_are_fetched_before_they_are_read(remote: RemoteStore) -> None:
     shards = far_set(remote)
     steps = iter(make_loader(shards))
     next(steps)
-    wait_for(shards, len(shards.shard_sizes))
+    wait_for(shards, [shard.sha256 for shard in shards.manifest.shards])
     remote.away.touch()
     assert len(list(steps)) == STEPS - 1  # nothing has to be fetched any more
 
 
 def test_fetching_ahead_goes_on_as_reading_does_when_the_cache_is_small(remote: RemoteStore) -> None:
     shards = far_set(remote, of_set=0.5)
-    assert shards.cache is not None
     order = range(len(shards.shard_sizes))
     with shards.reading_ahead(lambda start: order[start:]) as move_on:
         for shard in order:
             move_on(shard)
-            wanted = shards.manifest.shards[shard].sha256
-            for _ in range(1000):
-                if wanted in {entry.sha256 for entry in shards.cache.contents()}:
-                    break
-                time.sleep(0.01)
-            else:
-                pytest.fail(f"shard {shard} was not fetched")
+            wait_for(shards, [shards.manifest.shards[shard].sha256])
     assert remote.downloads() == len(order)  # each once: nothing was evicted before its time
 
 

@@ -44,6 +44,7 @@ class UploadedVideo:
     def __init__(self, upload: Upload, most_pixels: int) -> None:
         """Raises Problem for what is no video of a size that is allowed."""
         _check_kind(upload)
+        self._name = upload.name
         self._folder = tempfile.TemporaryDirectory(prefix="raypose-stream-")
         path = Path(self._folder.name, "video")
         path.write_bytes(upload.content)
@@ -67,6 +68,13 @@ class UploadedVideo:
             if self._closed:
                 self._let_go()
             return image_HW3
+
+    def require_whole(self, frames: int) -> None:
+        """Problem where it broke off after so many frames."""
+        try:
+            self.file.require_whole(frames, self._name)
+        except DataError as error:
+            raise Problem("bad_video", str(error)) from error
 
     def close(self) -> None:
         """Without waiting: a frame that is being read is read to its end, and then its reader lets go."""
@@ -121,8 +129,7 @@ class VideoAnswer(StreamingResponse):
             async for predicted in self._predicted():
                 yield _line(self._frame(count, predicted))
                 count += 1
-            if count == 0:
-                raise Problem("bad_video", "no frame of the video can be decoded")
+            self._video.require_whole(count)
             yield _line({"end": {"frames": count}})
         except Problem as problem:
             yield _line({"error": problem.to_dict()})

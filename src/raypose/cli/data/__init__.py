@@ -8,13 +8,14 @@ from raypose.cli.data import exporting, importing
 from raypose.cli.data.build import build, synth
 from raypose.cli.data.lint import lint
 from raypose.cli.data.look import show, stats, verify
+from raypose.cli.data.regroup import merge, split
 from raypose.cli.data.sigmas import sigmas
 
 app = typer.Typer(help="Build, import, check and show shard sets.", no_args_is_help=True)
 import_app = typer.Typer(help="Turn a data set of another format into a shard set.", no_args_is_help=True)
 export_app = typer.Typer(help="Write a shard set in another format.", no_args_is_help=True)
 
-for command in (build, verify, stats, lint, show, synth, sigmas):
+for command in (build, merge, split, verify, stats, lint, show, synth, sigmas):
     app.command()(command)
 app.add_typer(import_app, name="import")
 import_app.command()(importing.coco)

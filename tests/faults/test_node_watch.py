@@ -16,8 +16,8 @@ def test_room_on_a_new_node_is_counted_at_once() -> None:
     with nodes_of_one_worker(1) as nodes:
         coordinator = get_or_create_autoscaling_coordinator()  # as Ray Train's controller does
         ray.get(coordinator.request_resources.remote("train", [{"CPU": 1.0}] * 2, expire_after_s=100))
+        assert len(ray.get(coordinator.get_reserved_resources.remote("train"))) == 1
         nodes.add_node(num_cpus=1, **MEMORY)
         nodes.wait_for_nodes()
-        assert len(ray.get(coordinator.get_reserved_resources.remote("train"))) == 1
         NodeWatch().look()
         assert len(ray.get(coordinator.get_reserved_resources.remote("train"))) == 2
