@@ -16,10 +16,10 @@ class _RoundedModel(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.module = model
+        self._orig_mod = model  # as torch.compile has it
 
     def forward(self, image: Tensor) -> dict[str, Tensor | list[Tensor]]:
-        found = self.module(image)
+        found = self._orig_mod(image)
         return {
             name: [each.bfloat16() for each in part] if isinstance(part, list) else part.bfloat16()
             for name, part in found.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -58,62 +59,63 @@ def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> De
 
 
 def train(
-    world: World, architecture: str, *, sync_bn: bool = False, compiled: bool = False, steps: int = STEPS
+    world: World, architecture: str, *, steps: int = STEPS, restarting: bool = False, **settings: Any
 ) -> dict[str, Tensor]:
-    """Weights, statistics and moving average after a few steps."""
+    """Weights, statistics and moving average after a few steps; or as if all workers began anew before each."""
     torch.set_num_threads(1)
-    settings = TrainConfig(
-        epochs=1,
-        batch=16,
-        imgsz=128,
-        optimizer="SGD",
-        lr0=0.01,
-        nbs=16,
-        warmup_epochs=0.0,
-        sync_bn=sync_bn,
-        compile=compiled,
-    )
-    model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), settings, seed=0)
+    usual = {"epochs": 1, "batch": 16, "imgsz": 128, "optimizer": "SGD", "lr0": 0.01, "nbs": 16, "warmup_epochs": 0.0}
+    config = TrainConfig.model_validate(usual | settings)
+    model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), config, seed=0)
     freeze_layers(model, 0)
     set_train_mode(model)
-    step = TrainStep(
+    begin = functools.partial(
+        TrainStep,
         model=model,
-        optimizer=build_optimizer(model, settings, STEPS),
+        optimizer=build_optimizer(model, config, STEPS),
         average=WeightAverage(model, decay=0.9, tau=1.0),
-        schedule=Schedule.of(settings, samples=STEPS * 16, total_steps=STEPS, warmup_bias_lr=0.1),
+        schedule=Schedule.of(config, samples=STEPS * 16, total_steps=STEPS, warmup_bias_lr=0.1),
         precision=Precision.choose("float32", "cpu"),
-        train=settings,
+        train=config,
         lanes=LANES,
         world=world,
     )
+    step = begin()
     for number in range(steps):
+        if restarting:
+            step = begin()
         step(number, [micro_batch(number, lane) for lane in world.lanes(LANES)], updates=number)
     return {f"{kind}.{name}": tensor.clone() for kind, module in (("model", model), ("ema", step.average.module))
             for name, tensor in module.state_dict().items()}  # fmt: skip
 
 
-def work(rank: int, size: int, architecture: str, sync_bn: bool, out: str) -> None:
+def work(rank: int, size: int, architecture: str, settings: dict[str, Any], out: str) -> None:
     dist.init_process_group("gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=size)
-    torch.save(train(World(rank, size), architecture, sync_bn=sync_bn), f"{out}/{rank}.pt")
+    torch.save(train(World(rank, size), architecture, **settings), f"{out}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def on_processes(size: int, architecture: str, out: Path, *, sync_bn: bool = False) -> list[dict[str, Tensor]]:
+def on_processes(size: int, architecture: str, out: Path, **settings: Any) -> list[dict[str, Tensor]]:
+    out.mkdir(exist_ok=True)
     forking()  # the same that `start_processes` will use
-    arguments = (size, architecture, sync_bn, str(out))
+    arguments = (size, architecture, settings, str(out))
     mp.start_processes(work, args=arguments, nprocs=size, start_method="forkserver")
     return [torch.load(out / f"{rank}.pt") for rank in range(size)]
 
 
 @pytest.mark.parametrize(
-    ("architecture", "size", "sync_bn"),
-    [("yolo11n-pose", 3, False), ("yolo26n-pose", 2, False), ("yolo11n-pose", 2, True)],
+    ("architecture", "size", "settings"),
+    [
+        ("yolo11n-pose", 3, {}),
+        ("yolo26n-pose", 2, {}),
+        ("yolo11n-pose", 2, {"sync_bn": True}),
+        ("yolo11n-pose", 2, {"nbs": 32}),  # two batches add up to an update
+    ],
 )
 def test_any_number_of_workers_trains_the_same_model(
-    architecture: str, size: int, tmp_path: Path, *, sync_bn: bool
+    architecture: str, size: int, settings: dict[str, Any], tmp_path: Path
 ) -> None:
-    alone = train(World(), architecture, sync_bn=sync_bn)
-    together = on_processes(size, architecture, tmp_path, sync_bn=sync_bn)
+    alone = train(World(), architecture, **settings)
+    together = on_processes(size, architecture, tmp_path, **settings)
     for name, expected in alone.items():
         for rank, found in enumerate(together):
             torch.testing.assert_close(
@@ -124,6 +126,15 @@ def test_any_number_of_workers_trains_the_same_model(
                 msg=lambda text, rank=rank, name=name: f"{rank} {name} {text}",
             )
             assert torch.equal(found[name], together[0][name]), f"workers disagree about {name}"
+
+
+def test_three_workers_that_begin_anew_go_on_to_the_last_bit(tmp_path: Path) -> None:
+    """With two there is one order in which to add."""
+    whole, parted = (
+        on_processes(3, "yolo11n-pose", tmp_path / str(restarting), restarting=restarting, nbs=32)[0]
+        for restarting in (False, True)
+    )
+    assert [name for name in whole if not torch.equal(whole[name], parted[name])] == []
 
 
 def test_the_same_run_twice_is_the_same_to_the_last_bit() -> None:
@@ -148,6 +159,6 @@ def test_with_sync_bn_statistics_are_those_of_the_global_batch() -> None:
 def test_a_compiled_model_takes_the_same_step(monkeypatch: pytest.MonkeyPatch) -> None:
     """Captured, but run by torch's own kernels: generating others takes minutes on a processor."""
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
-    expected, found = (train(World(), "yolo11n-pose", compiled=compiled, steps=1) for compiled in (False, True))
+    expected, found = (train(World(), "yolo11n-pose", compile=compiled, steps=1) for compiled in (False, True))
     for name, tensor in expected.items():
         torch.testing.assert_close(found[name], tensor, rtol=1e-4, atol=1e-5)

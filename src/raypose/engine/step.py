@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.optim import Optimizer
 
 from raypose.config import TrainConfig
@@ -20,6 +17,7 @@ from raypose.engine.average import WeightAverage
 from raypose.engine.batchnorm import VirtualBatchNorm
 from raypose.engine.feed import DeviceBatch
 from raypose.engine.global_batchnorm import normalise_globally
+from raypose.engine.gradient_sum import GradientSum
 from raypose.engine.loss_guard import BadStep, LossGuard
 from raypose.engine.precision import Precision
 from raypose.engine.schedule import StepSchedule
@@ -67,6 +65,7 @@ class TrainStep:
         self.schedule = schedule
         self.precision = precision
         self._train = train
+        self._forward: nn.Module = torch.compile(model, dynamic=False) if train.compile else model
         self._lanes = lanes
         self._world = world
         # A CPU has nothing to run ahead of.
@@ -79,6 +78,7 @@ class TrainStep:
     def freeze(self, layers: int | tuple[int, ...]) -> None:
         """Train on with just these layers fixed. All workers call it after the same step."""
         self._sync_clock.close()
+        self._gradients.close()
         freeze_layers(self.model, layers)
         set_train_mode(self.model)
         for parameter in self.model.parameters():
@@ -91,8 +91,7 @@ class TrainStep:
         parts = self._world.size if self._train.sync_bn else self._lanes
         self._statistics = VirtualBatchNorm(self.model, parts, self._world)
         self._sync_clock = SyncClock(self.model, self._world)
-        forward = torch.compile(self.model, dynamic=False) if self._train.compile else self.model
-        self._parallel = _data_parallel(cast("nn.Module", forward), self._world)
+        self._gradients = GradientSum(self.model, self._world)
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def __call__(self, step: int, micro_batches: Sequence[DeviceBatch], updates: int) -> StepResult:
@@ -100,6 +99,7 @@ class TrainStep:
         self.schedule.apply(self.optimizer, step)
         size = image_size_of(self._train, step)
         self._statistics.begin_step()
+        self._gradients.begin_step()
         targets = [_resized(batch.targets, size) for batch in micro_batches]
         losses = self._back_propagate_together(targets) if self._train.sync_bn else self._back_propagate(targets)
         sync_seconds = self._sync_clock.seconds_since_own()
@@ -119,19 +119,18 @@ class TrainStep:
         losses: list[torch.Tensor] = []
         for index, targets in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
-            with self._synchronised_only_if(is_last), self.precision.autocast():
-                loss, terms = compute_loss(self._parallel, targets)
-                # Data parallelism averages over processes; Ultralytics' gradient is a sum over GPUs.
-                torch.autograd.backward(loss * self._world.size)
+            with self._gradients.travelling() if is_last else contextlib.nullcontext(), self.precision.autocast():
+                loss, terms = compute_loss(self._forward, targets)
+                torch.autograd.backward(loss)
             losses.append(terms)
             self._statistics.after_micro_batch()
         return losses
 
     def _back_propagate_together(self, micro_batches: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
         """All in one pass: layers see the whole part of the global batch that is this worker's."""
-        with self.precision.autocast():
-            losses = compute_joint_losses(self._parallel, micro_batches)
-            torch.autograd.backward(torch.stack([loss for loss, _ in losses]).sum() * self._world.size)
+        with self._gradients.travelling(), self.precision.autocast():
+            losses = compute_joint_losses(self._forward, micro_batches)
+            torch.autograd.backward(torch.stack([loss for loss, _ in losses]).sum())
         self._statistics.after_micro_batch()
         return [terms for _, terms in losses]
 
@@ -147,12 +146,6 @@ class TrainStep:
         """Leave no trace of a step but lost gradients, also those of earlier batches that it would have added to."""
         self._statistics.drop_step()
         self.optimizer.zero_grad(set_to_none=False)
-
-    def _synchronised_only_if(self, is_last: bool) -> contextlib.AbstractContextManager[None]:
-        """Gradients travel once a step: with the last micro-batch of each process."""
-        if is_last or not isinstance(self._parallel, DistributedDataParallel):
-            return contextlib.nullcontext()
-        return self._parallel.no_sync()
 
 
 def image_size_of(train: TrainConfig, step: int) -> int:
@@ -170,20 +163,3 @@ def _resized(targets: dict[str, torch.Tensor], size: int) -> dict[str, torch.Ten
         return targets
     image = nn.functional.interpolate(targets["img"], size=(size, size), mode="bilinear", align_corners=False)
     return {**targets, "img": image}
-
-
-def _data_parallel(model: nn.Module, world: World) -> nn.Module:
-    if world.size == 1:
-        return model
-    device = torch.device(world.device)
-    with warnings.catch_warnings():
-        # torch 2.15 renames broadcast_buffers; 2.11 only knows the old name.
-        warnings.filterwarnings("ignore", message=".*broadcast_buffers.*", category=FutureWarning)
-        return DistributedDataParallel(
-            model,
-            device_ids=[device] if device.type == "cuda" else None,
-            # BatchNorm's statistics are averaged over virtual workers instead, see batchnorm.py.
-            broadcast_buffers=False,
-            # Every loss touches every parameter, also that of a micro-batch with nobody in it.
-            gradient_as_bucket_view=True,
-        )

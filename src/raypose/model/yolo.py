@@ -1,7 +1,7 @@
 """YOLO pose models of Ultralytics, seen through plain values: a spec builds one, a batch gives a loss.
 
 Loss scale: what `compute_loss` returns to backward is the sum of the loss terms times the images of the
-micro-batch, as Ultralytics backpropagates it on each GPU. DDP and virtual workers then average over micro-batches.
+micro-batch, as Ultralytics backpropagates it on each GPU. Workers and virtual workers then add up over micro-batches.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def targets_from_batch(batch: Batch, device: torch.device | str) -> dict[str, Te
 def compute_loss(model: nn.Module, targets: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Forward and loss: the scalar to backpropagate, and the detached terms in the order of `loss_names`.
 
-    The scalar is multiplied by the number of images, the terms are not. `model` may be wrapped in DDP. Under autocast
+    The scalar is multiplied by the number of images, the terms are not. `model` may be compiled. Under autocast
     only the layers compute in low precision: the loss adds what they predict to positions in the grid, and
     bfloat16's 8 bits would round a keypoint 100 cells from the corner to half a cell.
     """
@@ -231,9 +231,8 @@ def _advance(criterion: Any, epoch: int) -> None:
 
 
 def unwrap(model: nn.Module) -> Any:
-    """The model itself, if DDP or torch.compile is around it."""
-    inner = getattr(model, "module", model)
-    return getattr(inner, "_orig_mod", inner)
+    """The model itself, if torch.compile is around it."""
+    return getattr(model, "_orig_mod", model)
 
 
 def freeze_layers(model: nn.Module, freeze: int | tuple[int, ...]) -> tuple[str, ...]:
