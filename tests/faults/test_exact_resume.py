@@ -12,8 +12,12 @@ import torch
 
 from raypose.checkpoint import Snapshot
 from raypose.config import RunConfig
-from raypose.errors import CheckpointError
+from raypose.engine.loop import run
+from raypose.engine.setup import prepare
+from raypose.engine.world import World
+from raypose.errors import CheckpointError, RunInterruptedError
 from raypose.model import multiplies_bfloat16
+from raypose.storage import open_store
 from raypose.telemetry import Event, Notice, StepsDone
 from tests.data_sets import newest_checkpoint, tiny_run
 from tests.faults.interrupted import train
@@ -85,6 +89,37 @@ def test_a_damaged_last_checkpoint_costs_a_few_steps_and_nothing_else(
     events, found = train(parted)
     assert any(isinstance(event, Notice) and newest.name in event.text for event in events)
     assert all(torch.equal(found.tensors[name], tensor) for name, tensor in expected.tensors.items())
+
+
+def test_a_damaged_checkpoint_takes_no_place_of_those_that_come_after_it(data: Path, tmp_path: Path) -> None:
+    config = run_of(data, tmp_path, "checkpoint.every_steps=2", "checkpoint.keep_last=1")
+    train(config, cut_after=11)
+    checkpoints = tmp_path / "tiny/checkpoints"
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000006", "step-00000010"]  # best and last
+    (checkpoints / "step-00000010/state.safetensors").write_bytes(b"")
+    train(config, cut_after=9)
+    assert sorted(path.name for path in checkpoints.iterdir()) == ["step-00000006", "step-00000008"]
+
+
+def test_the_log_of_a_resumed_run_reads_like_that_of_one_that_never_stopped(
+    whole: Callable[..., tuple[list[Event], Snapshot]], data: Path, tmp_path: Path
+) -> None:
+    settings = ["checkpoint.every_steps=3", "telemetry.log_every_steps=4"]
+    undisturbed, _ = whole(*settings)
+    train(run_of(data, tmp_path, *settings), cut_after=8)
+    resumed, _ = train(run_of(data, tmp_path, *settings))
+    lines = [(event.step, event.losses) for event in resumed if isinstance(event, StepsDone)]
+    assert [step for step, _ in lines] == [8, 9, 12]
+    assert lines == [(one.step, one.losses) for one in undisturbed if isinstance(one, StepsDone) and one.step > 6]
+
+
+def test_a_run_that_has_come_as_far_as_it_should_does_not_go_on(data: Path, tmp_path: Path) -> None:
+    """It was lost while it ended, and is started again."""
+    config = run_of(data, tmp_path)
+    store = open_store(config.storage).child(config.name)
+    for _ in range(2):
+        with pytest.raises(RunInterruptedError, match="stopped after step 6 of 12, state saved"):
+            run(prepare(config, World(), store, lambda event: None), lambda event: None, until_epoch=1)
 
 
 def test_a_checkpoint_is_not_continued_under_another_recipe(data: Path, tmp_path: Path) -> None:

@@ -139,6 +139,19 @@ def test_retention_keeps_the_newest_and_the_best() -> None:
     assert [entry.step for entry in doomed] == [1, 3]
 
 
+def test_retention_may_keep_the_best_alone() -> None:
+    entries = [SavedCheckpoint(str(step), step, {"pose_ap": value}) for step, value in ((1, 0.1), (2, 0.9), (3, 0.2))]
+    doomed = select_expired(entries, keep_last=0, keep_best=1, best_metric="pose_ap")
+    assert [one.step for one in doomed] == [1, 3]
+
+
+def test_what_was_best_by_another_metric_is_not_compared_with() -> None:
+    by_boxes = TrainProgress().judged("box_ap50", 0.95, 3).judged("box_ap50", 0.90, 4)
+    assert (by_boxes.best_epoch, by_boxes.stale_epochs) == (3, 1)
+    by_pose = by_boxes.judged("pose_ap", 0.6, 5)
+    assert (by_pose.best_value, by_pose.best_epoch, by_pose.stale_epochs) == (0.6, 5, 0)
+
+
 def test_of_equally_good_checkpoints_the_earlier_is_best() -> None:
     assert [entry.step for entry in best_first([saved(2, f1=0.5), saved(1, f1=0.5), saved(3, f1=math.nan)], "f1")] == [
         1,

@@ -37,6 +37,8 @@ def test_a_run_is_tried_at_growing_rates_and_leaves_a_picture_alone(tmp_path: Pa
     assert done == list(range(1, len(done) + 1))
     assert (tmp_path / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert not (tmp_path / "runs").exists()
+    calm = raypose.find_learning_rate(config, device="cpu", steps=20, low=1e-8, high=1e-6, out=tmp_path / "lr.png")
+    assert not calm.ran_away and len(calm.losses) == 20  # of a run of 6 batches
 
 
 @pytest.mark.parametrize(

@@ -84,6 +84,8 @@ class TrainProgress:
     """Batches trained; the next one is number `step`."""
     updates: int = 0
     """Optimizer updates made, on which the decay of the moving average depends."""
+    best_metric: str | None = None
+    """Which metric `best_value` is one of."""
     best_value: float | None = None
     best_epoch: int | None = None
     stale_epochs: int = 0
@@ -96,10 +98,14 @@ class TrainProgress:
     """Steps that moved no weights because their loss or gradient was not finite."""
     bad_steps_in_a_row: int = 0
 
-    def judged(self, value: float | None, epoch: int) -> TrainProgress:
-        """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`."""
-        if value is not None and (self.best_value is None or value > self.best_value):
-            return replace(self, best_value=value, best_epoch=epoch, stale_epochs=0)
+    def judged(self, metric: str, value: float | None, epoch: int) -> TrainProgress:
+        """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`.
+
+        A run that is resumed with another metric has no best epoch yet.
+        """
+        best_value = self.best_value if self.best_metric in (metric, None) else None
+        if value is not None and (best_value is None or value > best_value):
+            return replace(self, best_metric=metric, best_value=value, best_epoch=epoch, stale_epochs=0)
         return replace(self, stale_epochs=epoch - (self.best_epoch or 0))
 
     def to_dict(self) -> dict[str, Any]:

@@ -202,7 +202,7 @@ def select_expired(
     saved: Sequence[SavedCheckpoint], *, keep_last: int, keep_best: int, best_metric: str
 ) -> list[SavedCheckpoint]:
     """What retention lets go of: neither among the newest `keep_last` nor among the best `keep_best`."""
-    newest = sorted(saved, key=lambda one: one.step)[-keep_last:]
+    newest = sorted(saved, key=lambda one: one.step, reverse=True)[:keep_last]
     kept = {one.name for one in (*newest, *best_first(saved, best_metric)[:keep_best])}
     return [one for one in saved if one.name not in kept]
 

@@ -85,6 +85,9 @@ class _Loop:
     def train(self, progress: TrainProgress) -> TrainProgress:
         parts = self._parts
         set_epoch(parts.model, parts.plan.epochs_completed(progress.step), parts.config.train.epochs)
+        epoch = parts.plan.epochs_completed(progress.step)
+        if self._until_epoch is not None and epoch >= self._until_epoch and not self._is_over(progress):
+            raise self._interruption(progress)  # it came so far before, and was lost while it ended
         batches = iter(self._feed)
         while not self._is_over(progress):
             with self._profiler.recording(progress.step):
@@ -102,6 +105,8 @@ class _Loop:
     def _advance(self, progress: TrainProgress, result: StepResult) -> TrainProgress:
         if result.gradient_norm is not None:
             self._gradient_norm = result.gradient_norm
+        if self._pauses_after(progress.step + 1):
+            self._parts.world.finish_queued()  # what waits for it below does not count as training
         return replace(
             progress,
             step=progress.step + 1,
@@ -116,7 +121,7 @@ class _Loop:
         parts, config = self._parts, self._parts.config
         self._saver.look()
         interrupted, warned, is_due = False, False, False
-        if progress.step % config.telemetry.log_every_steps == 0:
+        if self._pauses_after(progress.step):
             self._report(self._steps_done(progress))
             interrupted, is_due = parts.world.from_leader(self._leader_wishes())
             warned = self._is_warned()
@@ -136,10 +141,7 @@ class _Loop:
             progress = self._save(progress, evaluation)
         if interrupted and not self._is_over(progress):
             self._saver.wait()
-            raise RunInterruptedError(
-                f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
-                f" continue with: raypose train --resume {shlex.quote(parts.store.url)}"
-            )
+            raise self._interruption(progress)
         if warned and not self._is_over(progress):
             self._saver.wait()
             raise NodeLeavingError(f"{parts.store.url}: saved after step {progress.step} of {parts.total_steps}")
@@ -149,6 +151,24 @@ class _Loop:
                 parts.train_step.freeze(config.train.frozen_in(epoch))
         self._meter.skip_pause()
         return progress
+
+    def _pauses_after(self, step: int) -> bool:
+        """Whether there is a line of the log: every so often, and where a checkpoint may be, so that what a line tells
+        of never began before it. Else the log of a resumed run would differ from that of one that never stopped.
+        """
+        completed, every_steps = self._parts.plan.epochs_completed, self._parts.config.checkpoint.every_steps
+        return (
+            step % self._parts.config.telemetry.log_every_steps == 0
+            or completed(step) > completed(step - 1)
+            or (every_steps is not None and step % every_steps == 0)
+        )
+
+    def _interruption(self, progress: TrainProgress) -> RunInterruptedError:
+        parts = self._parts
+        return RunInterruptedError(
+            f"{parts.store.url}: stopped after step {progress.step} of {parts.total_steps}, state saved;"
+            f" continue with: raypose train --resume {shlex.quote(parts.store.url)}"
+        )
 
     def _leader_wishes(self) -> tuple[bool, bool]:
         """Whether to stop, and whether a checkpoint is due by the clock: not for each worker to decide alone."""
@@ -192,7 +212,8 @@ class _Loop:
             earlier=self._best_so_far(),
         )
         metrics = parts.world.from_leader(evaluation.metrics if evaluation else {})
-        judged = progress.judged(best_value(metrics, parts.config.checkpoint.best_metric), epoch)
+        best_metric = parts.config.checkpoint.best_metric
+        judged = progress.judged(best_metric, best_value(metrics, best_metric), epoch)
         is_best = judged.best_epoch == epoch
         self._report(
             EpochValidated(

@@ -29,7 +29,6 @@ SMOOTHING = 0.9
 """Of the moving average of losses, of which a single one says little."""
 RAN_AWAY = 3.0
 """The test ends where the average loss is so many times its least."""
-LEAST_STEPS = 20
 FIRST_TO_JUDGE = 5
 """The average over fewer steps falls and rises by chance."""
 
@@ -77,6 +76,8 @@ def find_learning_rate(
     progress: Callable[[int], None] = lambda step: None,
 ) -> RangeTest:
     """Run the test in this process; nothing is written. Raises TrainingError where no loss was finite."""
+    train = config.train.model_copy(update={"epochs": max(config.train.epochs, steps * config.train.batch)})
+    config = config.model_copy(update={"train": train})  # data for all steps, however few there are
     ramp = _Ramp(low, high, steps)
     if device == "auto":
         device = "cuda:0" if torch.cuda.is_available() else "cpu"
@@ -84,16 +85,18 @@ def find_learning_rate(
         parts = prepare(config, World(device=device), LocalStore(Path(folder)), _ignore)
         parts.train_step.schedule = ramp
         averages: list[float] = []
-        average = 0.0
+        average, ran_away = 0.0, False
         for step, batches in zip(range(steps), parts.feed(0), strict=False):
             result = parts.train_step(step, batches, step)
             loss = float(result.losses.sum()) / len(batches)
-            if result.dropped is not None or not math.isfinite(loss):
+            ran_away = result.dropped is not None or not math.isfinite(loss)
+            if ran_away:
                 break
             average = SMOOTHING * average + (1 - SMOOTHING) * loss
             averages.append(average / (1 - SMOOTHING ** (step + 1)))
             progress(step + 1)
-            if step >= FIRST_TO_JUDGE and averages[-1] > RAN_AWAY * min(averages[FIRST_TO_JUDGE:]):
+            ran_away = step >= FIRST_TO_JUDGE and averages[-1] > RAN_AWAY * min(averages[FIRST_TO_JUDGE:])
+            if ran_away:
                 break
     if len(averages) <= FIRST_TO_JUDGE:
         raise TrainingError(
@@ -102,7 +105,7 @@ def find_learning_rate(
         )
     rates = tuple(ramp.rate(step) for step in range(len(averages)))
     suggestion = steepest(np.array(rates), np.array(averages))
-    return RangeTest(rates, tuple(averages), suggestion, ran_away=len(averages) < steps)
+    return RangeTest(rates, tuple(averages), suggestion, ran_away)
 
 
 def steepest(rates_S: FloatArray, losses_S: FloatArray) -> float:

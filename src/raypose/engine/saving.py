@@ -119,14 +119,13 @@ class Saver:
             lambda path: self._write_model(path, snapshot),
             weights=["weights/last.pt", *(["weights/best.pt"] if is_best else [])],
         )
-        checkpoints.delete(
-            select_expired(
-                checkpoints.saved(),
-                keep_last=config.keep_last,
-                keep_best=config.keep_best,
-                best_metric=config.best_metric,
-            )
+        there = checkpoints.saved()
+        # Later ones were damaged, or the run would have gone on from them: none of them may count as the newest.
+        sound = [one for one in there if one.step <= saved.step]
+        expired = select_expired(
+            sound, keep_last=config.keep_last, keep_best=config.keep_best, best_metric=config.best_metric
         )
+        checkpoints.delete([*expired, *(one for one in there if one not in sound)])
         return checkpoints.place(saved)
 
     def _write_model(self, path: Path, snapshot: Snapshot) -> None:

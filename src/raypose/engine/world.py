@@ -49,6 +49,11 @@ class World:
         dist.broadcast_object_list(box, src=0)
         return box[0]
 
+    def finish_queued(self) -> None:
+        """Wait until the device has done what it was told so far; a CPU has."""
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
     def add_up(self, tensor: torch.Tensor) -> torch.Tensor:
         """Sum over all workers, in place."""
         if self.size > 1:
