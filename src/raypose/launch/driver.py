@@ -20,6 +20,7 @@ from raypose.config import RunConfig, dump_config
 from raypose.errors import ConfigError, RayposeError, TrainingError
 from raypose.launch.claim import Claim
 from raypose.launch.cluster import ray_cluster
+from raypose.launch.nodes import NodeWatch, alive_nodes, cpus_for_each
 from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry import Reporter, WorkersFailed
@@ -135,8 +136,6 @@ def _watch(
     """
     import ray
 
-    from raypose.launch.nodes import NodeWatch
-
     fitting: Future[object] = Future()
     nodes = NodeWatch()
 
@@ -194,13 +193,9 @@ def _local_cpus(config: RunConfig) -> int:
 
 
 def _resources(config: RunConfig) -> dict[str, float]:
-    import ray
-
-    if config.scaling.cpus_per_worker is not None:
-        cpus = config.scaling.cpus_per_worker
-    else:
-        cpus = max(1.0, ray.cluster_resources().get("CPU", 1.0) // config.scaling.max_workers)
-    return {"CPU": cpus, **({"GPU": 1.0} if _uses_gpu(config) else {})}
+    gpus = 1.0 if _uses_gpu(config) else 0.0
+    cpus = config.scaling.cpus_per_worker or cpus_for_each(alive_nodes(), config.scaling.max_workers, gpus=gpus)
+    return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
 
 
 def _uses_gpu(config: RunConfig) -> bool:

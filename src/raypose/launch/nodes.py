@@ -1,13 +1,37 @@
-"""The nodes of the cluster that come and go while a run with a range of workers is under way."""
+"""The nodes of the cluster: what each worker can have of them, and those that come and go while a run is under way."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import time
+from collections.abc import Mapping, Sequence
 
 _LOOK_EVERY_S = 1.0
 _COORDINATOR = "AutoscalingCoordinator"
 """Name and namespace of Ray's actor that tells Ray Train what there is room for."""
+
+
+def alive_nodes() -> list[Mapping[str, float]]:
+    """The resources of each node of the cluster that this process is connected to."""
+    import ray
+
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def cpus_for_each(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: float = 0.0) -> float:
+    """The most whole CPUs that each of `workers` can have, at least 1: no worker is spread over two nodes.
+
+    `nodes` are the resources of each, `gpus` what each worker takes besides.
+    """
+    total = sum(node.get("CPU", 0.0) for node in nodes)
+    for cpus in range(int(total // workers), 1, -1):
+        rooms = (
+            min(node.get("CPU", 0.0) // cpus, node.get("GPU", 0.0) // gpus if gpus else math.inf) for node in nodes
+        )
+        if sum(rooms) >= workers:
+            return float(cpus)
+    return 1.0
 
 
 class NodeWatch:

@@ -1,0 +1,35 @@
+"""What each worker can have of a cluster's nodes."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from raypose.launch.nodes import cpus_for_each
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "gpus", "expected"),
+    [
+        ([{"CPU": 2.0}] * 3, 1, 0.0, 2.0),  # and not the six of all nodes, which none has
+        ([{"CPU": 2.0}] * 3, 2, 0.0, 2.0),
+        ([{"CPU": 2.0}] * 3, 4, 0.0, 1.0),
+        ([{"CPU": 16.0}, {"CPU": 64.0, "GPU": 8.0}, {"CPU": 64.0, "GPU": 8.0}], 16, 1.0, 8.0),  # none goes to the head
+        ([{"CPU": 8.0}], 3, 0.0, 2.0),
+        ([{"CPU": 1.0}], 4, 0.0, 1.0),
+        ([{"memory": 1.0}], 1, 0.0, 1.0),  # a head without CPUs, whose workers are yet to come
+    ],
+)
+def test_no_worker_asks_for_more_than_a_node_has(
+    nodes: list[dict[str, float]], workers: int, gpus: float, expected: float
+) -> None:
+    assert cpus_for_each(nodes, workers, gpus=gpus) == expected
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 12))
+def test_all_workers_fit_and_one_cpu_more_would_not(cpus: list[int], workers: int) -> None:
+    each = cpus_for_each([{"CPU": float(count)} for count in cpus], workers)
+    if sum(cpus) >= workers:
+        assert sum(count // each for count in cpus) >= workers
+    assert sum(count // (each + 1) for count in cpus) < workers
