@@ -65,7 +65,7 @@ class TrainStep:
         self.schedule = schedule
         self.precision = precision
         self._train = train
-        self._forward: nn.Module = torch.compile(model, dynamic=False) if train.compile else model
+        self._forward = _compiled(model, train) if train.compile else model
         self._lanes = lanes
         self._world = world
         # A CPU has nothing to run ahead of.
@@ -146,6 +146,14 @@ class TrainStep:
         """Leave no trace of a step but lost gradients, also those of earlier batches that it would have added to."""
         self._statistics.drop_step()
         self.optimizer.zero_grad(set_to_none=False)
+
+
+def _compiled(model: nn.Module, train: TrainConfig) -> nn.Module:
+    sizes = int(2 * train.multi_scale * train.imgsz / STRIDE) + 2
+    # Beyond its limit torch runs what is new uncompiled, so the weights would depend on which sizes came first.
+    torch._dynamo.config.recompile_limit = sizes * (1 + len(train.freeze_schedule)) + 8
+    compiled: nn.Module = torch.compile(model, dynamic=False)
+    return compiled
 
 
 def image_size_of(train: TrainConfig, step: int) -> int:
