@@ -11,7 +11,7 @@ from statistics import fmean
 import pytest
 
 from raypose.checkpoint import CheckpointStore
-from raypose.config import load_config
+from raypose.config import RunConfig, load_config
 from raypose.errors import RunTakenOverError
 from raypose.launch.claim import Claim, ClaimedStore
 from raypose.storage.local import LocalStore
@@ -20,6 +20,7 @@ from raypose.tune.controller import Controller, View
 from raypose.tune.found import find_again
 from raypose.tune.records import Records, SweepState, Trial
 from raypose.tune.results import best_first, publish_results
+from raypose.tune.trials import Ended, Message, Stop, Tell
 from tests.simulated_trials import BEST_LR0, STEPS_PER_EPOCH, SimulatedTrials, simulated_sweep
 
 ASHA = {"use": "asha", "min_epochs": 1, "reduction": 2}
@@ -120,6 +121,28 @@ def test_a_trial_that_fails_again_is_marked_and_the_others_go_on(tmp_path: Path)
     trials = run(simulated_sweep(tmp_path), runner, LocalStore(tmp_path / "sweep"))
     assert [trial.status for trial in trials] == ["failed"] + ["finished"] * 7
     assert (trials[0].attempts, trials[0].reason) == (2, "lost a worker in epoch 2")
+
+
+class FullDisk(SimulatedTrials):
+    """Whoever is told to end fails as it saves."""
+
+    def start(self, config: RunConfig, *, resume: bool, until_epoch: int | None, tell: Tell) -> Stop:
+        def fail(message: Message) -> None:
+            tell(Ended(error="no space left") if message == Ended() else message)
+
+        return super().start(config, resume=resume, until_epoch=until_epoch, tell=fail)
+
+
+def test_a_trial_that_fails_as_it_ends_early_is_not_begun_again(tmp_path: Path) -> None:
+    sweep = simulated_sweep(tmp_path, scheduler=ASHA, budget={"trials": 16})
+    trials = run(sweep, FullDisk(), LocalStore(tmp_path / "sweep"))
+    stopped = [trial for trial in trials if trial.reason]
+    assert len(stopped) >= 4
+    for trial in stopped:
+        assert (trial.status, trial.attempts) == ("stopped", 1)
+        assert trial.epoch < 6
+        assert trial.reason.startswith("rung of epoch")
+        assert trial.reason.endswith("; failed as it ended: no space left")
 
 
 def test_a_used_up_budget_of_hours_ends_what_runs_and_starts_nothing_more(tmp_path: Path) -> None:

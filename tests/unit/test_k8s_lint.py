@@ -81,7 +81,10 @@ WORKERS = f"{CLUSTER}/workerGroupSpecs/0"
 HEAD_BOX = f"{HEAD}/template/spec/containers/0"
 BOX = f"{WORKERS}/template/spec/containers/0"
 POD = f"{WORKERS}/template/spec"
-RULES = "spec/deletionStrategy/deletionRules"
+DELETION_RULES = [
+    {"policy": "DeleteCluster", "condition": {"jobStatus": status, "ttlSeconds": 300}}
+    for status in ("SUCCEEDED", "FAILED")
+]
 GPU_LIMITS = {"cpu": "4", "memory": "12Gi", "nvidia.com/gpu": "1"}
 
 BROKEN = {
@@ -150,10 +153,8 @@ BROKEN = {
     # the life of a job
     "active-deadline": put(JOB, "spec/activeDeadlineSeconds", ...),
     "pre-running-deadline": put(JOB, "spec/preRunningDeadlineSeconds", ...),
-    "deletion": put(JOB, "spec/deletionStrategy", ...),
-    "deletion-one-way": put(JOB, "spec/shutdownAfterJobFinishes", True),
-    "deletion-order": put(JOB, f"{RULES}/1/condition/ttlSeconds", 1),
-    "suspend-deletion": put(JOB, "spec/suspend", True),
+    "deletion": put(JOB, "spec/shutdownAfterJobFinishes", ...),
+    "deletion-one-way": put(JOB, "spec/deletionStrategy", {"deletionRules": DELETION_RULES}),
     "submission-mode": put(JOB, "spec/submissionMode", ...),
     "submission-mode interactive": put(JOB, "spec/submissionMode", "InteractiveMode"),
     "runtime-env": put(JOB, "spec/runtimeEnvYAML", "- a list"),
@@ -162,6 +163,7 @@ BROKEN = {
     "retries": put(JOB, "spec/backoffLimit", ...),
     "retry-continues": put(JOB, "spec/entrypoint", "raypose train /etc/raypose/run.yaml"),
     "entrypoint": put(JOB, "spec/entrypoint", "python train.py"),
+    "entrypoint without its last quote": put(JOB, "spec/entrypoint", "raypose train '/etc/raypose/run.yaml --continue"),
     "entrypoint unknown command": put(JOB, "spec/entrypoint", "raypose trian /etc/raypose/run.yaml --continue"),
     "entrypoint unknown option": put(JOB, "spec/entrypoint", "raypose train /etc/raypose/run.yaml --continue --fast"),
     "config-file": put(JOB, "spec/entrypoint", "raypose train /etc/raypose/other.yaml --continue"),
@@ -219,15 +221,80 @@ def test_rules_that_need_two_things_together() -> None:
     scaled, *others = copy.deepcopy(GOOD["train"])
     change(scaled, f"{CLUSTER}/enableInTreeAutoscaling", True)
     change(scaled, f"{POD}/restartPolicy", "Always")
-    change(scaled, f"{RULES}/0/policy", "DeleteWorkers")
-    assert {"autoscaler-restart", "deletion-workers"} <= rules_broken([scaled, *others])
+    assert "autoscaler-restart" in rules_broken([scaled, *others])
 
     weekly = {**scaled, "kind": "RayCronJob", "spec": {"schedule": "weekly", "jobTemplate": job["spec"]}}
     assert {"schedule", "feature-gate"} <= rules_broken([weekly, *others])
 
-    sweep, *_, config = objects_of("tune")
+    job, *others = copy.deepcopy(GOOD["train"])
+    del job["spec"]["shutdownAfterJobFinishes"]
+    job["spec"]["deletionStrategy"] = {"deletionRules": DELETION_RULES}
+    assert rules_broken([job, *others]) == {"deletion", "deletion-one-way"}  # nothing for a job that was stopped
+
+
+def sweep_rules(sweep: tuple[str, str] = ("", ""), base: tuple[str, str] = ("", "")) -> set[str]:
+    """The rules that break when a text of the sweep's file, or of its base, is another."""
+    job, config = objects_of("tune")
+    for name, (old, new) in (("sweep.yaml", sweep), ("run.yaml", base)):
+        assert old in config["data"][name]
+        config["data"][name] = config["data"][name].replace(old, new)
+    return rules_broken([job, config])
+
+
+SPACE = "train.lr0: {loguniform: [0.0003, 0.03]}"
+LOCAL = ("train: s3://poses/sets/train", "train: sets/train")
+BROKEN_SWEEPS: dict[str, dict[str, tuple[str, str]]] = {
+    "value": {"sweep": ("trials: 16", "trials: none")},
+    "YAML": {"sweep": ("trials: 16}", "trials: 16")},
+    "key of the space": {"sweep": (SPACE, "train.poze: {uniform: [0.1, 0.2]}")},
+    "value of the space": {"sweep": (SPACE, "train.lr0: {uniform: [-1.0, 0.1]}")},
+    "key of the base": {"base": ("epochs: 27", "epoch: 27")},
+    "port of the base": {"base": ("data:", "telemetry: {prometheus_port: 9400, prometheus_host: 0.0.0.0}\ndata:")},
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_SWEEPS)
+def test_a_sweep_that_tune_would_refuse_is_refused(what: str) -> None:
+    assert sweep_rules(**BROKEN_SWEEPS[what]) == {"sweep-config"}
+
+
+def test_a_sweep_that_tune_takes_keeps_every_rule() -> None:
+    assert sweep_rules(sweep=(SPACE, "train.lr0: {loguniform: [3e-4, 3e-2]}")) == set()
+    assert sweep_rules(sweep=("base: run.yaml", "base: /etc/raypose/run.yaml")) == set()
+
+
+def test_where_a_sweep_reads_and_writes_is_what_its_overrides_leave() -> None:
+    remote = ("\nmode: max", "\nmode: max\noverrides: {data.train: s3://poses/sets/train}")
+    assert sweep_rules(base=LOCAL) == {"durable-place"}
+    assert sweep_rules(sweep=remote, base=LOCAL) == set()
+    assert sweep_rules(sweep=(remote[0], "\nmode: max\noverrides: {data.train: sets/train}")) == {"durable-place"}
+    assert sweep_rules(base=("storage: s3://poses/runs", "storage: runs")) == set()  # trials write to the sweep's
+
+
+def test_what_is_wrong_with_a_mounted_file_is_told_by_its_path_in_the_pod() -> None:
+    job, config = objects_of("tune")
     config["data"]["sweep.yaml"] = config["data"]["sweep.yaml"].replace("trials: 16", "trials: none")
-    assert rules_broken([sweep, config]) == {"sweep-config"}
+    (problem,) = lint([Manifest(one) for one in (job, config)], _problem)
+    assert re.fullmatch(r"/etc/raypose/sweep\.yaml:\d+: budget\.trials: must be .*, found 'none'", problem.problem)
+
+
+def test_settings_of_the_entry_point_are_laid_over_the_run_file() -> None:
+    command = "raypose train /etc/raypose/run.yaml --continue"
+    assert put(JOB, "spec/entrypoint", f"{command} data.train=sets/train")() == {"durable-place"}
+    assert put(JOB, "spec/entrypoint", f"{command} train.epoch=7")() == {"run-config"}
+    assert put(JOB, "spec/entrypoint", f'{command} "name=pose-$(date +%G)"')() == set()
+
+
+def test_the_mounted_file_of_a_service_is_read_as_the_service_reads_it() -> None:
+    def rules(line: str) -> set[str]:
+        objects = copy.deepcopy(GOOD["serve"])
+        config = next(one for one in objects if one["kind"] == CONFIG)
+        config["data"]["serve.yaml"] = f"model: s3://poses/runs/pose\n{line}\n"
+        return rules_broken(objects)
+
+    assert rules("replicas: {target_requests: 1e1}") == set()
+    assert rules("replicas: {target_requests: 10.0") == {"serve-args"}
+    assert rules("modell: a") == {"serve-args"}
 
 
 def test_every_rule_is_met_by_a_test_and_by_the_guide() -> None:
@@ -251,6 +318,24 @@ def test_scripts_are_read_as_the_commands_they_run() -> None:
     script = 'set -eu\nif [ ! -e x ]; then\n  raypose data build a b && raypose val "c d"  # once\nfi\n'
     assert ["raypose", "data", "build", "a", "b"] in list(shell_commands(script))
     assert ["raypose", "val", "c d"] in list(shell_commands(script))
+
+
+def test_a_command_goes_on_after_a_backslash_and_within_quotes_and_ends_with_its_line() -> None:
+    script = 'raypose train a.yaml \\\n  --continue "" # once\n# or \\\nraypose val "c\nd"\nraypose runs list\n'
+    assert list(shell_commands(script)) == [
+        ["raypose", "train", "a.yaml", "--continue", ""],
+        ["raypose", "val", "c\nd"],
+        ["raypose", "runs", "list"],
+    ]
+
+
+def test_a_script_that_is_no_shell_is_one_finding() -> None:
+    job, *others, config = copy.deepcopy(GOOD["train"])
+    job["spec"]["entrypoint"] = "bash /etc/raypose/go.sh"
+    config["data"]["go.sh"] = "raypose train /etc/raypose/run.yaml \\\n  --continue\n"
+    assert rules_broken([job, *others, config]) == set()
+    config["data"]["go.sh"] += "echo 'done\n"
+    assert rules_broken([job, *others, config]) == {"entrypoint"}
 
 
 def test_what_is_no_manifest_is_said_in_one_line() -> None:

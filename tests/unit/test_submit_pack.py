@@ -5,9 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from raypose.cli.root import app
 from raypose.config import load_config
-from raypose.errors import ConfigError
+from raypose.errors import ConfigError, TrainingError
+from raypose.submit import job
+from raypose.submit.job import Cluster
 from raypose.submit.pack import pack
 
 RUN = "storage: s3://poses/runs\ndata: {train: s3://poses/sets/train, val: s3://poses/sets/val}\n"
@@ -63,6 +67,112 @@ def test_a_sweep_travels_with_the_run_that_it_varies(here: Path, folder: Path) -
     from raypose.tune.checks import load_sweep
 
     assert load_sweep(folder / "sweep.yaml").base.train.optimizer == "SGD"
+
+
+SWEEP = """\
+name: s
+storage: s3://poses/sweeps
+base: run.yaml
+space: {train.pose: {choice: [12.0, 24.0]}}
+budget: {trials: 4}
+"""
+LOCAL_RUN = RUN.replace("s3://poses/sets/train", "sets/train")
+
+
+def test_the_data_of_a_sweep_are_those_that_its_overrides_leave(here: Path, folder: Path) -> None:
+    (here / "run.yaml").write_text(LOCAL_RUN)
+    (here / "sweep.yaml").write_text(SWEEP)
+    with pytest.raises(ConfigError, match=r"data\.train: sets/train is a folder of this machine"):
+        pack(["tune", "sweep.yaml"], (), here, folder)
+    (here / "sweep.yaml").write_text(SWEEP + "overrides: {data.train: s3://poses/sets/train}\n")
+    assert pack(["tune", "sweep.yaml"], (), here, folder) == ["tune", "sweep.yaml"]
+
+    (here / "run.yaml").write_text(RUN)
+    (here / "sweep.yaml").write_text(SWEEP + "overrides: {data.train: sets/train}\n")
+    with pytest.raises(ConfigError, match=r"data\.train: sets/train is a folder of this machine"):
+        pack(["tune", "sweep.yaml"], (), here, folder)
+
+
+def test_an_earlier_sweep_on_this_machine_is_refused(here: Path, folder: Path) -> None:
+    (here / "sweep.yaml").write_text(SWEEP + "searcher: {use: tpe}\nwarm_start: [runs/earlier]\n")
+    with pytest.raises(ConfigError, match="warm_start: runs/earlier is a folder of this machine"):
+        pack(["tune", "sweep.yaml"], (), here, folder)
+
+
+def test_code_that_the_overrides_of_a_sweep_name_travels_with_it(here: Path, folder: Path) -> None:
+    (here / "judges.py").write_text("class Strict: ...\n")
+    (here / "sweep.yaml").write_text(SWEEP + "overrides: {val.validators: [{use: 'judges:Strict'}]}\n")
+    pack(["tune", "sweep.yaml"], (), here, folder)
+    assert names(folder) == {"sweep.yaml", "base.yaml", "judges.py"}
+
+
+def test_what_only_the_cluster_needs_is_not_asked_of_this_machine(
+    here: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    (here / "sweep.yaml").write_text(SWEEP + "searcher: {use: tpe}\n")
+    assert pack(["tune", "sweep.yaml"], (), here, folder) == ["tune", "sweep.yaml"]
+
+
+@pytest.mark.parametrize("command", ["lr-find", "batch-find"])
+def test_commands_that_try_a_run_travel_with_its_file(here: Path, folder: Path, command: str) -> None:
+    (here / "run.yaml").write_text(RUN.replace("s3://poses/runs", "runs"))  # where they write nothing
+    words = pack([command, "run.yaml", "train.optimizer=SGD"], (), here, folder)
+    assert words == [command, "run.yaml"]
+    assert load_config(folder / "run.yaml").train.optimizer == "SGD"
+    with pytest.raises(ConfigError, match=r"data\.train: sets/train is a folder of this machine"):
+        pack([command, "run.yaml", "data.train=sets/train"], (), here, folder)
+
+
+class Refusing:
+    """A cluster's dashboard that answers every job with an error."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def submit_job(self, **_: object) -> str:
+        raise self.error
+
+    def get_job_info(self, _: str) -> None:
+        raise self.error
+
+
+TAKEN = (
+    "Request failed with status code 500: Traceback (most recent call last):\n"
+    '  File "job_manager.py", line 554, in submit_job\n'
+    "ValueError: Job with submission_id x already exists. Please use a different submission_id.\n."
+)
+NO_AGENT = "Request failed with status code 500: No available agent to submit job, please try again later.."
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "line"),
+    [
+        (RuntimeError(TAKEN), ConfigError, "--name x: http://head:8265 has a job of this name; choose another"),
+        (RuntimeError(NO_AGENT), TrainingError, "takes no job: .*No available agent"),
+        (ConnectionError("reset by peer"), TrainingError, "cannot talk to the cluster: reset by peer"),
+    ],
+)
+def test_a_job_that_a_cluster_does_not_take_is_one_line(
+    error: Exception, kind: type[Exception], line: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job, "_connect", lambda address: Refusing(error))
+    with pytest.raises(kind, match=line) as caught:
+        Cluster("http://head:8265").submit(["runs", "list"], (), "x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_cluster_that_is_lost_before_its_log_is_followed_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_connect", lambda address: Refusing(ConnectionError("reset by peer")))
+    with pytest.raises(TrainingError, match="cannot talk to the cluster: reset by peer"):
+        Cluster("http://head:8265").follow("x", print, print)
+
+
+def test_commands_about_this_machine_are_not_for_a_cluster() -> None:
+    for words in (["config", "check", "run.yaml"], ["serve", "serve.yaml"]):
+        refusal = CliRunner().invoke(app, ["submit", *words]).exception
+        assert isinstance(refusal, ConfigError)
+        assert str(refusal) == f"submit {words[0]}: is no command for a cluster"
 
 
 def test_other_commands_travel_with_what_is_included(here: Path, folder: Path) -> None:

@@ -13,7 +13,8 @@ from raypose.config import RunConfig
 from raypose.errors import ConfigError
 from raypose.storage.local import LocalStore
 from raypose.tune.checks import Sweep, load_sweep
-from raypose.tune.run import open_sweep, write_sweep
+from raypose.tune.records import Records, SweepState
+from raypose.tune.run import begun_place, open_sweep, write_sweep
 from raypose.tune.schema import Domain
 from raypose.tune.space import at_share, changed, corner_draws, random_draw, share_of
 
@@ -128,6 +129,10 @@ BROKEN = {
         {"scheduler": "{use: pbt, every_epochs: 3}", "overrides": "{val.every_epochs: 2}"},
         "sweep.yaml:5: scheduler.every_epochs: validation comes every 2 epochs",
     ),
+    "a_member_that_would_end_its_population": (
+        {"scheduler": "{use: pbt}", "overrides": "{train.patience: 8}"},
+        "sweep.yaml:5: scheduler.use: a member that train.patience 8 ends before epoch 9 would end all of pbt",
+    ),
     "metrics_against_each_other_and_a_scheduler": (
         {"against": "{latency_ms: min}", "scheduler": "{use: asha}"},
         "sweep.yaml: against: asha would end trials by metric alone",
@@ -185,6 +190,50 @@ def test_a_sweep_is_read_back_from_storage_as_it_was_written(scheduler: str, tmp
     store = LocalStore(tmp_path / "sweep")
     write_sweep(sweep, store)
     assert open_sweep(store.url)[0] == sweep
+
+
+@pytest.mark.parametrize("patience", [0, 9])
+def test_a_population_takes_a_patience_that_ends_no_member(patience: int, tmp_path: Path) -> None:
+    load_sweep(sweep_file(tmp_path, scheduler="{use: pbt}", overrides=f"{{train.patience: {patience}}}"))
+
+
+def begun(folder: Path, **settings: str) -> str:
+    """Where the sweep of a file with these settings has begun."""
+    store = LocalStore(folder / "runs/sweep")
+    write_sweep(load_sweep(sweep_file(folder, storage=str(folder / "runs"), **settings)), store)
+    Records(store).write_state(SweepState())
+    return store.url
+
+
+def test_a_file_continues_its_sweep_however_it_says_the_same(tmp_path: Path) -> None:
+    place = begun(tmp_path)
+    same = {"storage": f"{tmp_path}/./runs", "overrides": "{train.epochs: 9}", "mode": "max"}
+    assert begun_place(str(sweep_file(tmp_path, **same))) == place
+
+
+@pytest.mark.parametrize(
+    ("edited", "keys"),
+    [
+        ({"budget": "{trials: 9}"}, "budget.trials"),
+        ({"space": "{train.lr0: {loguniform: [1e-5, 1e-2]}}"}, "space.train.lr0.loguniform"),
+        ({"space": "{train.pose: {choice: [6.0, 12.0]}}"}, "space.train.lr0.loguniform, space.train.pose.choice"),
+        ({"overrides": "{train.epochs: 8}", "seed": "1"}, "seed, train.epochs of base"),
+    ],
+)
+def test_a_file_that_was_edited_does_not_continue_its_sweep(edited: dict[str, str], keys: str, tmp_path: Path) -> None:
+    place = begun(tmp_path)
+    file = sweep_file(tmp_path, **{"storage": str(tmp_path / "runs"), **edited})
+    with pytest.raises(ConfigError) as caught:
+        begun_place(str(file))
+    assert str(caught.value) == (
+        f"{file}: the sweep at {place} has begun with another {keys}; choose another name than 'sweep', or go on as it"
+        f" was: raypose tune --resume {place}"
+    )
+
+
+def test_a_sweep_that_died_before_its_first_record_has_not_begun(tmp_path: Path) -> None:
+    write_sweep(load_sweep(sweep_file(tmp_path)), LocalStore(tmp_path / "runs/sweep"))
+    assert begun_place(str(sweep_file(tmp_path, storage=str(tmp_path / "runs")))) is None
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("tune-*.yaml")), ids=lambda path: path.stem)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import yaml
@@ -21,12 +23,13 @@ from raypose.tune.latency import LATENCY_KEY, costs_of, models_of
 from raypose.tune.records import Measured, Records, SweepState, Trial
 from raypose.tune.report import render_sweep
 from raypose.tune.results import front_of, publish_results
-from raypose.tune.run import best_yaml, read_warm_starts, write_sweep
+from raypose.tune.run import begin, best_yaml, read_warm_starts, resume, status, write_sweep
 from raypose.tune.schema import SweepConfig
 from raypose.tune.suggest import batch_size, sigmas_by_name, suggest, suggested_file
 from raypose.tune.warm import Point, read_prior, write_prior
 from tests.data_sets import tiny_run
 from tests.simulated_trials import simulated_sweep
+from tests.tune.sweep_files import tiny_sweep
 
 
 def traded(number: int, value: float, latency: float) -> Trial:
@@ -77,6 +80,51 @@ def test_a_later_sweep_begins_with_what_an_earlier_one_knows(tmp_path: Path) -> 
         read_warm_starts(elsewhere)
     with pytest.raises(ConfigError, match=r"warm_start: .*: no sweep there"):
         read_warm_starts(simulated_sweep(tmp_path, **{**settings, "warm_start": [str(tmp_path / "nothing")]}))
+
+
+class KilledError(BaseException):
+    """The process of the sweep is gone."""
+
+
+def test_results_of_a_sweep_that_was_killed_after_its_last_record_come_from_resume(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypose.launch.cluster.ray_cluster", lambda local_cpus: nullcontext())
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    store = LocalStore(tmp_path / "sweep")
+    write_sweep(simulated_sweep(tmp_path, budget={"trials": 4}), store)
+    for trial in TRADED:
+        Records(store).write(trial)
+    Records(store).write_state(SweepState("interrupted"))
+    store.write("report.html", b"as it was when it was interrupted")
+
+    def kill(view: View) -> None:
+        if view.state.status == "finished":
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        resume(store.url, kill)
+    assert status(store.url).state.status == "finished"
+    result = resume(store.url, kill)
+    assert b"pose_ap" in store.read("report.html")
+    assert load_config(tmp_path / "sweep/best.yaml").train.lr0 == result.ranked[0].parameters["train.lr0"]
+    assert len(list(csv.DictReader((tmp_path / "sweep/trials.csv").open()))) == 4
+
+
+def test_a_sweep_that_begins_takes_nothing_from_a_start_that_came_to_no_record(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(local_cpus: int) -> NoReturn:
+        raise KilledError
+
+    monkeypatch.setattr("raypose.launch.cluster.ray_cluster", killed)
+    store = LocalStore(tmp_path / "runs/sweep")
+    write_prior(store, [Point({"train.lr0": 0.5}, (0.9,))])
+    store.write(LATENCY_KEY, b"{}")
+    with pytest.raises(KilledError):
+        begin(load_sweep(tiny_sweep(tmp_path, data, str(tmp_path / "runs"))), lambda view: None)
+    assert read_prior(store) == []
+    assert not store.exists(LATENCY_KEY)
 
 
 def test_mlflow_holds_the_sweep_as_the_parent_of_its_trials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypose.config import load_config
+from raypose.errors import ConfigError
 from raypose.tune.bandit import gains_of
+from raypose.tune.checks import Sweep
 from raypose.tune.front import crowded_order, front
 from raypose.tune.importance import importances
 from raypose.tune.population import takeovers
@@ -55,6 +58,13 @@ def test_asha_lets_the_first_at_a_rung_go_on_and_judges_nobody_between_rungs() -
 def test_asha_judges_at_the_first_validation_beyond_a_rung() -> None:
     late = Trial(0, {}, measured=(Measured(3, 3, 0.1),))
     assert asha().verdict(late, [trial(1, 0.2, 0.8), trial(2, 0.2, 0.8)]) is not None
+
+
+def test_asha_lets_a_trial_go_on_that_comes_late_to_a_rung_and_is_the_best() -> None:
+    others = [trial(number, 0.2, 0.8, 0.8) for number in range(1, 4)]
+    assert asha().verdict(Trial(0, {}, measured=(Measured(3, 3, 0.9),)), others) is None
+    late = Trial(0, {}, measured=(Measured(1, 1, 0.3), Measured(3, 3, 0.9)))  # rung 2 lies between
+    assert asha().verdict(late, others) is None
 
 
 def test_asha_keeps_low_values_where_less_is_better_and_ends_what_is_not_a_number() -> None:
@@ -257,3 +267,28 @@ def test_room_is_what_the_cluster_has_unless_the_sweep_says_otherwise(
 ) -> None:
     room = room_for(simulated_sweep(Path(), **settings), resources)
     assert (room.slots, room.cpus_per_worker) == expected
+
+
+@pytest.mark.parametrize(
+    ("resources", "workers", "expected"),
+    [
+        ({}, 1, "the cluster has 0 CPUs now, and one trial takes 1; set concurrency to a number"),
+        ({"CPU": 2}, 4, "the cluster has 2 CPUs now, and one trial takes 4"),
+        ({"CPU": 64, "GPU": 1}, 2, "the cluster has 1 GPUs now, and one trial takes 2"),
+    ],
+)
+def test_auto_is_refused_where_there_is_no_room_for_one_trial(
+    resources: dict[str, float], workers: int, expected: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^concurrency: auto: {expected}"):
+        room_for(with_workers(workers), resources)
+    assert room_for(with_workers(workers, concurrency=2), resources).slots == 2
+
+
+def test_auto_runs_one_trial_that_makes_do_with_fewer_workers_than_it_may_take() -> None:
+    assert room_for(with_workers({"min": 1, "max": 4}), {"CPU": 2}).slots == 1
+
+
+def with_workers(workers: int | dict[str, int], **settings: object) -> Sweep:
+    plain = simulated_sweep(Path(), **settings)
+    return Sweep(plain.config, load_config(None, ["data.train=none", "data.val=none", f"scaling.workers={workers}"]))

@@ -48,7 +48,7 @@ def submit(
     if (follow is None) == (not words):
         raise ConfigError("submit: name a command such as 'train run.yaml', or --follow JOB")
     if follow is None:
-        runs_here = words[0] in ("submit", "serve")
+        runs_here = words[0] in ("submit", "serve", "config")
         root = context.find_root().command
         problem = "is no command for a cluster" if runs_here else command_problem(root, words)
         if problem is not None:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Iterator
-
-import yaml
-from pydantic import ValidationError
+from pathlib import PurePosixPath
 
 from raypose.config import RunConfig, parse_config
 from raypose.config.s3_url import SCHEME
 from raypose.errors import ConfigError
 from raypose.k8s.manifest import GPU, Finding, Group, Manifest, at, items, quantity
-from raypose.k8s.mounted import ConfigMaps
+from raypose.k8s.mounted import ConfigMaps, load_mounted
+from raypose.tune.checks import sweep_of
 from raypose.tune.schema import SweepConfig
 
 _CACHE_VARIABLE = "RAYPOSE_CACHE_DIR"
@@ -23,7 +23,11 @@ def check_files(manifest: Manifest, files: ConfigMaps) -> Iterator[Finding]:
     if job is None or manifest.cluster is None:
         return
     head, *workers = manifest.groups()
-    for words in files.commands(head, str(job.get("entrypoint") or "")):
+    try:
+        commands = list(files.commands(head, str(job.get("entrypoint") or "")))
+    except ValueError:
+        return  # told as `entrypoint`
+    for words in commands:
         if words[:2] not in (["raypose", "train"], ["raypose", "tune"]):
             continue
         for path in (word for word in words[2:] if word.endswith((".yaml", ".yml")) and "=" not in word):
@@ -31,7 +35,7 @@ def check_files(manifest: Manifest, files: ConfigMaps) -> Iterator[Finding]:
             if text is None:
                 yield Finding("config-file", manifest.place, f"{path} comes from no config map that the head mounts")
             elif words[1] == "train":
-                yield from _check_run(text, path, manifest, head, workers)
+                yield from _check_run_file(text, path, words[2:], manifest, head, workers)
             else:
                 yield from _check_sweep(text, path, manifest, head, workers, files)
 
@@ -40,26 +44,41 @@ def _check_sweep(
     text: str, path: str, manifest: Manifest, head: Group, workers: list[Group], files: ConfigMaps
 ) -> Iterator[Finding]:
     try:
-        sweep = SweepConfig.model_validate(yaml.safe_load(text))
-    except (yaml.YAMLError, ValidationError) as error:
-        yield Finding("sweep-config", manifest.place, f"{path}: {' '.join(str(error).split())[:300]}")
+        config, places = load_mounted(SweepConfig, text, path)
+        base_path = posixpath.normpath(PurePosixPath(path).parent / config.base)
+        base = files.text(head, base_path)
+        if base is None:
+            yield Finding(
+                "config-file", manifest.place, f"{path} names base {config.base}, which no config map has there"
+            )
+            return
+        sweep = sweep_of(config, parse_config(base, base_path), places, path)
+    except ConfigError as error:
+        for problem in error.problems:
+            yield Finding("sweep-config", manifest.place, problem)
         return
-    base = f"{path.rpartition('/')[0]}/{sweep.base}"
-    base_text = files.text(head, base)
-    if base_text is None:
-        yield Finding("config-file", manifest.place, f"{path} names base {sweep.base}, which is not beside it")
-    else:
-        yield from _check_run(base_text, base, manifest, head, workers)
-    yield from _check_place(sweep.storage, "storage", manifest, head, workers)
+    # Trials write to the sweep's storage, wherever the base by itself would.
+    trial = sweep.base.model_copy(update={"storage": config.storage})
+    yield from _check_run(trial, base_path, manifest, head, workers)
 
 
-def _check_run(text: str, path: str, manifest: Manifest, head: Group, workers: list[Group]) -> Iterator[Finding]:
+def _check_run_file(
+    text: str, path: str, words: list[str], manifest: Manifest, head: Group, workers: list[Group]
+) -> Iterator[Finding]:
+    # What a shell will put in is not known here.
+    settings = [word for word in words if "=" in word and not word.startswith("-") and not {"$", "`"} & set(word)]
     try:
-        config = parse_config(text, path)
+        config = parse_config(text, path, settings)
     except ConfigError as error:
         for problem in error.problems:
             yield Finding("run-config", manifest.place, problem)
         return
+    yield from _check_run(config, path, manifest, head, workers)
+
+
+def _check_run(
+    config: RunConfig, path: str, manifest: Manifest, head: Group, workers: list[Group]
+) -> Iterator[Finding]:
     for place, key in ((config.storage, "storage"), (config.data.train, "data.train"), (config.data.val, "data.val")):
         yield from _check_place(place, key, manifest, head, workers)
     yield from _check_fit(config, manifest, workers)

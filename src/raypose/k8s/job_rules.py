@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain, pairwise
+from itertools import chain
 from typing import Any
 
 import yaml
 
-from raypose.k8s.manifest import Finding, Group, Manifest, at, items
+from raypose.k8s.manifest import Finding, Group, Manifest, at
 from raypose.k8s.mounted import ConfigMaps
 
 CommandProblem = Callable[[list[str]], str | None]
 """What is wrong with the arguments of a `raypose` command, or None."""
 
 _CONTINUES = {"train": ("--continue", "--resume"), "tune": ("--continue", "--resume")}
-_DELETION_ORDER = ("DeleteWorkers", "DeleteCluster", "DeleteSelf")
 
 
 def check_job(manifest: Manifest, files: ConfigMaps, problem_of: CommandProblem) -> Iterator[Finding]:
@@ -48,39 +47,20 @@ def _check_deadlines(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Fin
 
 
 def _check_deletion(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
-    rules = items(at(job, "deletionStrategy", "deletionRules"))
-    ends = bool(job.get("shutdownAfterJobFinishes"))
-    if rules and ends:
-        yield Finding("deletion-one-way", manifest.place, "deletionRules do not go with shutdownAfterJobFinishes")
-    if not ends:
-        for status in ("SUCCEEDED", "FAILED"):
-            if not any(_deletes_cluster(rule, status) for rule in rules):
-                yield Finding("deletion", manifest.place, f"keeps its cluster after {status}; add a rule DeleteCluster")
-    if not ends and job.get("ttlSecondsAfterFinished"):
-        yield Finding("deletion-one-way", manifest.place, "ttlSecondsAfterFinished needs shutdownAfterJobFinishes")
-    for status in ("SUCCEEDED", "FAILED"):
-        times = {
-            str(rule.get("policy")): at(rule, "condition", "ttlSeconds") or 0
-            for rule in rules
-            if at(rule, "condition", "jobStatus") == status
-        }
-        ordered = [(policy, times[policy]) for policy in _DELETION_ORDER if policy in times]
-        for (first, earlier), (second, later) in pairwise(ordered):
-            if later < earlier:
-                yield Finding("deletion-order", manifest.place, f"after {status}, {second} comes before {first}")
-    if at(manifest.cluster, "enableInTreeAutoscaling") and any(rule.get("policy") == "DeleteWorkers" for rule in rules):
-        yield Finding("deletion-workers", manifest.place, "DeleteWorkers does not go with autoscaling")
-    if job.get("suspend") and not ends:
+    """`deletion`: a rule of deletionRules matches SUCCEEDED, FAILED or Failed, and never a job that was stopped."""
+    if manifest.cluster is None:
+        return  # the cluster that clusterSelector names is not the job's to remove
+    if not job.get("shutdownAfterJobFinishes"):
         yield Finding(
-            "suspend-deletion",
-            manifest.place,
-            "suspend (Kueue) wants shutdownAfterJobFinishes, not deletionRules",
+            "deletion", manifest.place, "may keep its cluster after its end; set shutdownAfterJobFinishes: true"
         )
-
-
-def _deletes_cluster(rule: Mapping[str, Any], status: str) -> bool:
-    ends_it = rule.get("policy") in ("DeleteCluster", "DeleteSelf")
-    return ends_it and at(rule, "condition", "jobStatus") == status
+    if job.get("deletionStrategy"):
+        yield Finding(
+            "deletion-one-way",
+            manifest.place,
+            "deletionStrategy keeps the cluster of a job that was stopped, and does not go with"
+            " shutdownAfterJobFinishes; remove it",
+        )
 
 
 def _check_submission(manifest: Manifest, job: Mapping[str, Any]) -> Iterator[Finding]:
@@ -126,7 +106,15 @@ def _check_entrypoint(
     entrypoint = str(job.get("entrypoint") or "")
     head = next(manifest.groups(), Group("", {}, is_head=True))
     retries = job.get("backoffLimit") or 0
-    commands = [words[1:] for words in files.commands(head, entrypoint) if words[0] == "raypose"]
+    try:
+        commands = [words[1:] for words in files.commands(head, entrypoint) if words[0] == "raypose"]
+    except ValueError as error:
+        yield Finding(
+            "entrypoint",
+            manifest.place,
+            f"{entrypoint!r}, or a script that it starts, is no shell: {error}; look at its quotes and backslashes",
+        )
+        return
     if not commands:
         yield Finding("entrypoint", manifest.place, f"{entrypoint!r} calls no raypose command")
     for words in commands:

@@ -1,16 +1,23 @@
-"""The files that pods see: config maps by where they are mounted."""
+"""The files that pods see: config maps by where they are mounted, read as what they are."""
 
 from __future__ import annotations
 
+import io
+import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 
+from raypose.config.load import Config, KeyPath, load_as, places_of
+from raypose.errors import ConfigError
 from raypose.k8s.manifest import Group, Manifest, at, items, mapping
 
-_OPERATORS = {"&&", "||", ";", "|", "&"}
+_OPERATORS = ";&|\n"
 _SHELLS = {"sh", "bash"}
+_COMMENT_OR_CONTINUATION = re.compile(r"^([ \t]*#.*)$|\\\n", re.MULTILINE)
+"""A line of comment ends where it ends, even in a backslash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,10 @@ class ConfigMaps:
         return None
 
     def commands(self, group: Group, shell: str) -> Iterator[list[str]]:
-        """Every command of a line of shell, and of the mounted scripts that it starts, as words."""
+        """Every command of a line of shell, and of the mounted scripts that it starts, as words.
+
+        Raises ValueError for what is no shell, such as a quote that nothing closes.
+        """
         for words in shell_commands(shell):
             if words[0] in _SHELLS and len(words) == 2:
                 script = self.text(group, words[1])
@@ -47,16 +57,49 @@ class ConfigMaps:
             yield words
 
 
+def load_mounted(schema: type[Config], text: str, path: str) -> tuple[Config, dict[KeyPath, str]]:
+    """A mounted YAML file as commands read theirs, and where its keys stand.
+
+    Raises ConfigError, with a line for each problem. All places are those in the pod.
+    """
+    with TemporaryDirectory() as folder:  # the loader reads files, which a config map's are not yet
+        file = Path(folder, "mounted.yaml")
+        file.write_text(text, encoding="utf-8")
+        try:
+            config, places = load_as(schema, file), places_of(schema, file)
+        except ConfigError as error:
+            raise ConfigError([problem.replace(str(file), path) for problem in error.problems]) from error
+    return config, {key: place.replace(str(file), path) for key, place in places.items()}
+
+
+class _Script:
+    """A script for shlex, which skips comments by `readline`: that leaves the end of the line, which ends commands."""
+
+    def __init__(self, text: str) -> None:
+        self._text = io.StringIO(text)
+        self.read, self.close = self._text.read, self._text.close
+
+    def readline(self) -> str:
+        line = self._text.readline()
+        if line.endswith("\n"):
+            self._text.seek(self._text.tell() - 1)
+        return line
+
+
 def shell_commands(text: str) -> Iterator[list[str]]:
-    """The simple commands of a script, as words. Knows enough of shell for scripts that only call programs."""
-    for line in text.splitlines():
-        lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
-        lexer.whitespace_split = True
-        words: list[str] = []
-        for word in [*lexer, ";"]:
-            if word in _OPERATORS:
-                if words:
-                    yield words
-                words = []
-            elif words or word not in ("then", "do", "else", "if", "!"):
-                words.append(word)
+    """The simple commands of a script, as words. Knows enough of shell for scripts that only call programs.
+
+    Raises ValueError for what is no shell, such as a quote that nothing closes.
+    """
+    joined = _COMMENT_OR_CONTINUATION.sub(lambda match: match[1] or "", text)
+    lexer = shlex.shlex(_Script(joined), posix=True, punctuation_chars=_OPERATORS)
+    lexer.whitespace = " \t\r"
+    lexer.whitespace_split = True
+    words: list[str] = []
+    for word in [*lexer, ";"]:
+        if word and not word.strip(_OPERATORS):
+            if words:
+                yield words
+            words = []
+        elif words or word not in ("then", "do", "else", "if", "!"):
+            words.append(word)

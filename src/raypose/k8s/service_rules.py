@@ -10,8 +10,9 @@ import yaml
 from pydantic import ValidationError
 
 from raypose.config.serve_schema import ServeConfig
+from raypose.errors import ConfigError
 from raypose.k8s.manifest import Finding, Group, Manifest, items, mapping
-from raypose.k8s.mounted import ConfigMaps
+from raypose.k8s.mounted import ConfigMaps, load_mounted
 
 _UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 
@@ -63,16 +64,21 @@ def _check_application(
     if not path.startswith("raypose."):
         return
     arguments = dict(mapping(application.get("args")))
-    if set(arguments) == {"config"}:
-        file = str(arguments["config"])
-        text = files.text(head, file)
-        if text is None:
-            yield Finding("config-file", manifest.place, f"{file} comes from no config map that the head mounts")
-            return
-        arguments = dict(mapping(yaml.safe_load(text)))
+    if set(arguments) != {"config"}:
+        try:
+            ServeConfig.model_validate(arguments)
+        except ValidationError as error:
+            for problem in error.errors():
+                where = ".".join(str(part) for part in problem["loc"])
+                yield Finding("serve-args", manifest.place, f"{where}: {problem['msg']}")
+        return
+    file = str(arguments["config"])
+    text = files.text(head, file)
+    if text is None:
+        yield Finding("config-file", manifest.place, f"{file} comes from no config map that the head mounts")
+        return
     try:
-        ServeConfig.model_validate(arguments)
-    except ValidationError as error:
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"])
-            yield Finding("serve-args", manifest.place, f"{where}: {problem['msg']}")
+        load_mounted(ServeConfig, text, file)
+    except ConfigError as error:
+        for line in error.problems:
+            yield Finding("serve-args", manifest.place, line)

@@ -51,21 +51,44 @@ class Cluster:
         return _connect(self.address)
 
     def submit(self, words: Sequence[str], include: Iterable[Path], name: str | None = None) -> str:
-        """Start `raypose <words>` and return the job's name."""
+        """Start `raypose <words>` and return the job's name.
+
+        Raises ConfigError where the cluster has a job of this name, TrainingError where it takes none.
+        """
         with tempfile.TemporaryDirectory(prefix="raypose-job-") as folder:
             packed = pack(words, include, Path.cwd(), Path(folder))
-            return str(
-                self._client.submit_job(
-                    entrypoint=shlex.join(["raypose", *packed]),
-                    submission_id=name,
-                    runtime_env={
-                        # An empty folder would be no valid package.
-                        **({"working_dir": folder} if any(Path(folder).iterdir()) else {}),
-                        "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
-                    },
-                    metadata={"raypose": shlex.join(words)},
+            runtime_env = {
+                # An empty folder would be no valid package.
+                **({"working_dir": folder} if any(Path(folder).iterdir()) else {}),
+                "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)},
+            }
+            try:
+                return str(
+                    self._client.submit_job(
+                        entrypoint=shlex.join(["raypose", *packed]),
+                        submission_id=name,
+                        runtime_env=runtime_env,
+                        metadata={"raypose": shlex.join(words)},
+                    )
                 )
+            except OSError as error:
+                raise self._no_answer(error) from error
+            except RuntimeError as error:
+                raise self._refusal(error, name) from error
+
+    def _no_answer(self, error: OSError) -> TrainingError:
+        return TrainingError(
+            f"{self.address}: cannot talk to the cluster: {_last_line(error)}; try again, and see by"
+            " 'ray job list' whether it has the job"
+        )
+
+    def _refusal(self, error: RuntimeError, name: str | None) -> RayposeError:
+        if name is not None and "already exists" in str(error):
+            return ConfigError(
+                f"--name {name}: {self.address} has a job of this name; choose another, or see that one with:"
+                f" raypose submit --follow {shlex.quote(name)}"
             )
+        return TrainingError(f"{self.address}: the cluster takes no job: {_last_line(error)}; see 'ray status' there")
 
     def link(self, job: str) -> str:
         """Its page in Ray's dashboard."""
@@ -85,6 +108,8 @@ class Cluster:
             try:
                 self._client.stop_job(job)
                 details = log.follow()
+            except OSError as error:
+                raise self._no_answer(error) from error
             except KeyboardInterrupt:
                 again = f"raypose submit --follow {shlex.quote(job)}"
                 raise RunInterruptedError(f"{job} is left to itself; look again with: {again}") from None
@@ -93,6 +118,8 @@ class Cluster:
     def _require(self, job: str) -> None:
         try:
             self._client.get_job_info(job)
+        except OSError as error:
+            raise self._no_answer(error) from error
         except RuntimeError as error:
             raise ConfigError(f"{job}: no such job at {self.address}; 'ray job list' names those there are") from error
 
@@ -113,6 +140,11 @@ def _connect(address: str) -> JobSubmissionClient:
     except (ConnectionError, RuntimeError) as error:
         reason = str(error).partition("\n")[0]
         raise TrainingError(f"{address}: no Ray dashboard answers: {reason}; name it with --address") from error
+
+
+def _last_line(error: Exception) -> str:
+    """What happened: Ray passes on the traceback of the server, and a full stop of its own after it."""
+    return str(error).rstrip(".\n").rpartition("\n")[2]
 
 
 class _Log:

@@ -9,12 +9,16 @@ from pathlib import Path
 import yaml
 
 from raypose.config import RunConfig, dump_config, load_config
+from raypose.config.load import load_as, places_of
 from raypose.errors import ConfigError
 from raypose.storage import is_remote
 
 RUN_FILE = "run.yaml"
 SWEEP_FILE = "sweep.yaml"
 BASE_FILE = "base.yaml"
+
+_RUN_COMMANDS = ("train", "lr-find", "batch-find")
+"""What is given a run's file and settings that replace those of the file."""
 
 
 def pack(words: Sequence[str], include: Iterable[Path], here: Path, folder: Path) -> list[str]:
@@ -23,52 +27,58 @@ def pack(words: Sequence[str], include: Iterable[Path], here: Path, folder: Path
     Everything that is wrong with the configuration is raised now, as ConfigError, and not by the job.
     """
     packed = list(words)
-    if words and words[0] == "train":
-        packed = _pack_run(list(words[1:]), here, folder)
+    if words and words[0] in _RUN_COMMANDS:
+        packed = [words[0], *_pack_run(words[0], list(words[1:]), here, folder)]
     elif words and words[0] == "tune":
-        packed = _pack_sweep(list(words[1:]), here, folder)
+        packed = ["tune", *_pack_sweep(list(words[1:]), here, folder)]
     for path in include:
         _copy(path if path.is_absolute() else here / path, folder)
     return packed
 
 
-def _pack_run(words: list[str], here: Path, folder: Path) -> list[str]:
+def _pack_run(command: str, words: list[str], here: Path, folder: Path) -> list[str]:
     settings = [word for word in words if not word.startswith("-") and "=" in word]
     files = [
         word for word in words if not word.startswith("-") and word.endswith((".yaml", ".yml")) and "=" not in word
     ]
     if len(files) != 1:
-        return ["train", *words]  # such as --resume RUN, which has its configuration in storage
+        return words  # such as --resume RUN, which has its configuration in storage
     config = load_config(here / files[0], settings)
-    _require_shared_places(config)
+    if command == "train":  # the others write no run
+        _require_shared(config.storage, "storage")
+    _require_shared_inputs(config)
     (folder / RUN_FILE).write_text(dump_config(config), encoding="utf-8")
     _copy_own_code(config, here, folder)
-    return ["train", RUN_FILE, *(word for word in words if word not in (*files, *settings))]
+    return [RUN_FILE, *(word for word in words if word not in (*files, *settings))]
 
 
 def _pack_sweep(words: list[str], here: Path, folder: Path) -> list[str]:
-    from raypose.tune.checks import load_sweep
+    from raypose.tune.checks import sweep_of
+    from raypose.tune.schema import SweepConfig
 
     files = [word for word in words if not word.startswith("-") and word.endswith((".yaml", ".yml"))]
     if len(files) != 1:
-        return ["tune", *words]
-    sweep = load_sweep(here / files[0])
-    values = sweep.config.model_dump(mode="json", exclude_unset=True)
-    _require_shared(sweep.config.storage, "storage")
-    base = load_config(here / Path(files[0]).parent / sweep.config.base, [])
-    _require_shared_places(base.model_copy(update={"storage": sweep.config.storage}))
+        return words
+    path = here / files[0]
+    config = load_as(SweepConfig, path)
+    base = load_config(path.parent / config.base)
+    trial = sweep_of(config, base, places_of(SweepConfig, path), str(path)).base  # base with the sweep's overrides
+    _require_shared(config.storage, "storage")
+    for place in config.warm_start:
+        _require_shared(place, "warm_start")
+    _require_shared_inputs(trial)
+    values = config.model_dump(mode="json", exclude_unset=True)
     (folder / SWEEP_FILE).write_text(yaml.safe_dump({**values, "base": BASE_FILE}, sort_keys=False), encoding="utf-8")
     (folder / BASE_FILE).write_text(dump_config(base), encoding="utf-8")
-    _copy_own_code(base, here, folder)
-    return ["tune", SWEEP_FILE, *(word for word in words if word not in files)]
+    _copy_own_code(trial, here, folder)
+    return [SWEEP_FILE, *(word for word in words if word not in files)]
 
 
-def _require_shared_places(config: RunConfig) -> None:
-    places = {"storage": config.storage, "data.train": config.data.train, "data.val": config.data.val}
+def _require_shared_inputs(config: RunConfig) -> None:
+    _require_shared(config.data.train, "data.train")
+    _require_shared(config.data.val, "data.val")
     if config.model.pretrained is not None:
-        places["model.pretrained"] = config.model.pretrained
-    for key, place in places.items():
-        _require_shared(place, key)
+        _require_shared(config.model.pretrained, "model.pretrained")
 
 
 def _require_shared(place: str, key: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +50,23 @@ class Sweep:
 
 
 def load_sweep(path: str | Path) -> Sweep:
-    """Read and check a sweep file and its base; ConfigError has one line for each problem."""
+    """Read and check a sweep file and its base, to be run here; ConfigError has one line for each problem."""
     config = load_as(SweepConfig, path)
-    places = places_of(SweepConfig, path)
     base = load_config(Path(path).parent / config.base, [])
-    base = _overridden(base, config, places)
-    sweep = Sweep(config, base.located(Path.cwd()))
-    problems = [*_kind_problems(sweep, places, str(path)), *_corner_problems(sweep, places, str(path))]
+    sweep = sweep_of(config, base, places_of(SweepConfig, path), str(path))
+    if missing := _missing_packages(sweep, str(path)):
+        raise ConfigError(missing)
+    return replace(sweep, base=sweep.base.located(Path.cwd()))
+
+
+def sweep_of(config: SweepConfig, base: RunConfig, places: Mapping[KeyPath, str], name: str) -> Sweep:
+    """A sweep file and its base as what they come to, wherever they will run; local places stay as they are written.
+
+    `places` says where the keys of the file stand, `name` is the file's. Raises ConfigError with one line for each
+    problem.
+    """
+    sweep = Sweep(config, _overridden(base, config, places))
+    problems = [*_kind_problems(sweep, places, name), *_corner_problems(sweep, places, name)]
     if problems:
         raise ConfigError(problems)
     return sweep
@@ -110,15 +120,21 @@ def _kind_problems(sweep: Sweep, places: Mapping[KeyPath, str], name: str) -> li
         )
     if config.metric is None and sweep.metric in config.against:
         problems.append(f"{name}: against: {sweep.metric} is the metric already, that of base; name others")
-    if sweep.base.telemetry.mlflow is not None and importlib.util.find_spec("mlflow") is None:
-        problems.append(f"{name}: telemetry.mlflow: the package mlflow is not installed; pip install 'raypose[mlflow]'")
-    if config.searcher.use in ("tpe", "bohb") and importlib.util.find_spec("optuna") is None:
-        problems.append(f"{name}: searcher.use: the package optuna is not installed; pip install 'raypose[tune]'")
     return problems + [f"{places.get(('scheduler',), name)}: {problem}" for problem in _epoch_problems(sweep)]
 
 
+def _missing_packages(sweep: Sweep, name: str) -> list[str]:
+    """What the process that runs the sweep would miss."""
+    problems = []
+    if sweep.base.telemetry.mlflow is not None and importlib.util.find_spec("mlflow") is None:
+        problems.append(f"{name}: telemetry.mlflow: the package mlflow is not installed; pip install 'raypose[mlflow]'")
+    if sweep.config.searcher.use in ("tpe", "bohb") and importlib.util.find_spec("optuna") is None:
+        problems.append(f"{name}: searcher.use: the package optuna is not installed; pip install 'raypose[tune]'")
+    return problems
+
+
 def _epoch_problems(sweep: Sweep) -> list[str]:
-    """Schedulers that would never act, given when runs validate."""
+    """Schedulers that would never act, or not to the end, given when runs validate and end."""
     scheduler, val_every = sweep.config.scheduler, sweep.base.val.every_epochs
     if "train.epochs" in sweep.config.space:
         return []
@@ -136,6 +152,12 @@ def _epoch_problems(sweep: Sweep) -> list[str]:
         ]
     if sweep.config.is_population and every >= epochs:
         return [f"scheduler.every_epochs: runs of {epochs} epochs have one generation of {every}; use {epochs // 2}"]
+    patience = sweep.base.train.patience
+    if sweep.config.is_population and 0 < patience < epochs:
+        return [
+            f"scheduler.use: a member that train.patience {patience} ends before epoch {epochs} would end all of"
+            f" {scheduler.use}, whose generations are of all members; set train.patience to 0 in overrides"
+        ]
     return []
 
 

@@ -201,12 +201,13 @@ class Controller:
     def _ended(self, trial: Trial, ended: Ended) -> Trial:
         if ended.summary is not None:
             return replace(trial, status="finished", steps=int(ended.summary["steps"]), reason="")
+        if trial.reason:  # goes no further, even if it could not save
+            unsaved = f"; failed as it ended: {ended.error}" if ended.error else ""
+            return replace(trial, status="stopped", reason=trial.reason + unsaved)
         if ended.error:
             if not ended.is_worth_a_retry or trial.attempts > self._config.retries:
                 return replace(trial, status="failed", reason=ended.error)
             return replace(trial, status="interrupted", attempts=trial.attempts + 1)
-        if trial.reason:
-            return replace(trial, status="stopped")
         if self._interrupted:
             return replace(trial, status="interrupted")
         return (

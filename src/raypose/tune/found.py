@@ -1,10 +1,12 @@
-"""A sweep that was interrupted, as it is found in storage: each trial brought up to what its run has really saved."""
+"""A sweep that has begun, as it is found in storage: its settings, and each trial as far as its run has saved."""
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from raypose.checkpoint import CheckpointStore
 from raypose.storage import ObjectStore
@@ -30,6 +32,26 @@ def find_again(sweep: Sweep, store: ObjectStore, costs: Costs = lambda run: {}) 
         runs = store.child("trials")
         trials = [_found(sweep, trial, runs.child(trial.name), state.generation, costs) for trial in trials]
     return replace(state, status="running", sittings=state.sittings + 1), trials
+
+
+def differences(given: Sweep, begun: Sweep) -> list[str]:
+    """Keys in which two sweeps are not the same. `base` and `overrides` count as the run that they come to."""
+    ours, theirs = _settings(given), _settings(begun)
+    return [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)]
+
+
+def _settings(sweep: Sweep) -> dict[str, Any]:
+    """By dotted key, but for the place of sweep and trials."""
+    config = sweep.config.model_dump(mode="json", exclude={"storage", "base", "overrides"})
+    base = sweep.base.model_dump(mode="json", exclude={"name", "storage"})
+    return {**_dotted(config), **{f"{key} of base": value for key, value in _dotted(base).items()}}
+
+
+def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int, costs: Costs) -> Trial:

@@ -157,7 +157,9 @@ class Records:
     def read(self) -> tuple[SweepState, list[Trial]]:
         """Raises CheckpointError where there is no sweep."""
         if not self._store.exists(SWEEP_KEY):
-            raise CheckpointError(f"{self._store.url}: no sweep there (no {SWEEP_KEY}); name the folder of a sweep")
+            raise CheckpointError(
+                f"{self._store.url}: no sweep there (no {SWEEP_KEY}); name the folder of a sweep, or begin it"
+            )
         state = self._parsed(SWEEP_KEY, lambda raw: SweepState(**raw))
         keys = [entry.key for entry in self._store.list(_RECORDS) if entry.key.endswith(".json")]
         return state, sorted((self._parsed(key, Trial.from_dict) for key in keys), key=lambda trial: trial.number)

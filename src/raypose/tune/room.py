@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from raypose.errors import ConfigError
 from raypose.tune.checks import Sweep
 from raypose.tune.space import corners
 
@@ -25,28 +26,36 @@ class Room:
     def local_cpus(sweep: Sweep) -> int:
         """Ray's own Ray may count more CPUs than there are, so that trials side by side fit a small machine."""
         slots = sweep.config.concurrency if isinstance(sweep.config.concurrency, int) else 1
-        wanted = slots * _most_workers(sweep) * (sweep.base.scaling.cpus_per_worker or 1.0)
+        wanted = slots * _workers(sweep)[1] * (sweep.base.scaling.cpus_per_worker or 1.0)
         return max(os.cpu_count() or 1, int(wanted))
 
 
 def room_for(sweep: Sweep, resources: Mapping[str, float]) -> Room:
-    """As the sweep wants it, else as many trials as the GPUs, or without GPUs the CPUs, have room for."""
-    workers, scaling = _most_workers(sweep), sweep.base.scaling
-    cpus, gpus = resources.get("CPU", 1.0), resources.get("GPU", 0.0)
+    """As the sweep wants it, else as many trials as the GPUs, or without GPUs the CPUs, have room for.
+
+    Raises ConfigError where that is none: how many there will be once a cluster has grown, nobody can tell.
+    """
+    (least, most), scaling = _workers(sweep), sweep.base.scaling
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     uses_gpu = scaling.device == "cuda" or (scaling.device == "auto" and gpus > 0)
+    noun, found, each = ("GPUs", gpus, 1.0) if uses_gpu else ("CPUs", cpus, scaling.cpus_per_worker or 1.0)
     if isinstance(sweep.config.concurrency, int):
         slots = sweep.config.concurrency
-    elif uses_gpu:
-        slots = int(gpus // workers)
+    elif found < least * each:
+        raise ConfigError(
+            f"concurrency: auto: the cluster has {found:g} {noun} now, and one trial takes {least * each:g}; set"
+            " concurrency to a number if nodes are yet to come, begin once they are there, or lower scaling.workers"
+        )
     else:
-        slots = int(cpus // (workers * (scaling.cpus_per_worker or 1.0)))
+        slots = int(found // (most * each))
     slots = max(1, min(slots, sweep.config.budget.trials))
-    return Room(slots, scaling.cpus_per_worker or max(1.0, cpus // (slots * workers)))
+    return Room(slots, scaling.cpus_per_worker or max(1.0, cpus // (slots * most)))
 
 
-def _most_workers(sweep: Sweep) -> int:
-    """Of any trial."""
-    domain = sweep.config.space.get("scaling.workers")
+def _workers(sweep: Sweep) -> tuple[int, int]:
+    """With how few every trial makes do, and the most that any takes."""
+    domain, scaling = sweep.config.space.get("scaling.workers"), sweep.base.scaling
     if domain is None:
-        return sweep.base.scaling.max_workers
-    return max(value["max"] if isinstance(value, dict) else int(value) for value in corners(domain))
+        return scaling.min_workers, scaling.max_workers
+    ranges = [value if isinstance(value, dict) else {"min": value, "max": value} for value in corners(domain)]
+    return max(int(one["min"]) for one in ranges), max(int(one["max"]) for one in ranges)

@@ -20,8 +20,8 @@ from raypose.errors import CheckpointError, ConfigError, RunInterruptedError, Tr
 from raypose.storage import ObjectStore, is_remote, open_store, require_writable
 from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.controller import Controller, View
-from raypose.tune.found import find_again
-from raypose.tune.latency import LATENCY, Costs, costs_of, models_of
+from raypose.tune.found import differences, find_again
+from raypose.tune.latency import LATENCY, LATENCY_KEY, Costs, costs_of, models_of
 from raypose.tune.records import SWEEP_KEY, Records, SweepState, Trial
 from raypose.tune.report import REPORT_KEY, render_sweep
 from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, front_of, publish_results, render_best, score
@@ -30,7 +30,7 @@ from raypose.tune.schema import SweepConfig
 from raypose.tune.space import corner_draws
 from raypose.tune.table import in_words
 from raypose.tune.trials import RayTrials
-from raypose.tune.warm import Point, points_of, read_prior, write_prior
+from raypose.tune.warm import PRIOR_KEY, Point, points_of, read_prior, write_prior
 
 if TYPE_CHECKING:
     from raypose.tune.parent import MlflowParent
@@ -88,6 +88,7 @@ def begin(sweep: Sweep, watch: Watch) -> SweepResult:
     check_with_data(sweep, store)
     prior = read_warm_starts(sweep)
     require_writable(store, "storage")
+    store.delete([PRIOR_KEY, LATENCY_KEY])  # of a start that did not come to its first record
     write_sweep(sweep, store)
     if prior:
         write_prior(store, prior)
@@ -97,9 +98,11 @@ def begin(sweep: Sweep, watch: Watch) -> SweepResult:
 def resume(place: str, watch: Watch) -> SweepResult:
     """Go on with an interrupted sweep: trials that ended are kept, the others continue from their own checkpoints."""
     sweep, store = open_sweep(place)
-    state, _ = Records(store).read()
+    state, trials = Records(store).read()
     if state.status == "finished":
-        return status(place)
+        if not store.exists(REPORT_KEY):  # it was killed after its last record
+            _publish(sweep, store, state, trials, _parent_of(sweep, store))
+        return SweepResult(sweep, state, trials, store)
     costs = costs_of(sweep, store)
     state, trials = find_again(sweep, store, costs)
     return _run(sweep, store, state, trials, costs, watch)
@@ -143,9 +146,17 @@ def in_modes(sweep: Sweep) -> str:
 
 
 def begun_place(path: str) -> str | None:
-    """Where the sweep of this file lies, if it has begun."""
-    store = _store_of(load_sweep(path))
-    return store.url if store.exists(SWEEP_FILE) else None
+    """Where the sweep of this file lies, if it has begun. ConfigError where it began with other settings."""
+    given = load_sweep(path)
+    store = _store_of(given)
+    if not store.exists(SWEEP_KEY):
+        return None
+    if changed := differences(given, open_sweep(store.url)[0]):
+        raise ConfigError(
+            f"{path}: the sweep at {store.url} has begun with another {', '.join(changed)}; choose another name than"
+            f" {given.config.name!r}, or go on as it was: raypose tune --resume {shlex.quote(store.url)}"
+        )
+    return store.url
 
 
 def write_sweep(sweep: Sweep, store: ObjectStore) -> None:
@@ -226,12 +237,10 @@ def _run(
             sweep, store, RayTrials(), slots=room.slots, state=state, trials=trials, prior=read_prior(store),
             costs=costs, scaling=room.scaling, watch=_both(watch, parent) if parent else watch,
         )  # fmt: skip
+        store.delete([REPORT_KEY])  # of an interruption: a report of a sweep that has finished is of all of it
         with _interrupted_by_signals(controller.interrupt):
             state, done = controller.run()
-    publish_results(sweep, store, done)
-    store.write(REPORT_KEY, render_sweep(sweep, state, done, store.url).encode())
-    if parent:
-        parent.close(state, done)
+    _publish(sweep, store, state, done, parent)
     if state.status == "interrupted":
         raise RunInterruptedError(
             f"{store.url}: stopped, the state of all trials saved; continue with:"
@@ -243,6 +252,16 @@ def _run(
         reason = f"trial {failed.name} failed: {failed.reason}" if failed else "no trial came to its first validation"
         raise TrainingError(f"{store.url}: nothing was measured; {reason}")
     return result
+
+
+def _publish(
+    sweep: Sweep, store: ObjectStore, state: SweepState, trials: Sequence[Trial], parent: MlflowParent | None
+) -> None:
+    """What a sweep leaves; the report last, by which `resume` knows that nothing is missing."""
+    publish_results(sweep, store, trials)
+    store.write(REPORT_KEY, render_sweep(sweep, state, trials, store.url).encode())
+    if parent:
+        parent.close(state, trials)
 
 
 def _parent_of(sweep: Sweep, store: ObjectStore) -> MlflowParent | None:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from random import Random
 from statistics import fmean, median
-from typing import Protocol
+from typing import Literal, Protocol
 
 from raypose.tune.records import Trial
 from raypose.tune.schema import SweepConfig
@@ -41,8 +41,8 @@ class Asha:
         if rung is None:
             return None
         mode = self._config.mode
-        value = trial.value_at(rung, mode)
-        rivals = [one.value_at(first_at(one, rung), mode) for one in others if one.epoch >= rung]
+        value = value_at_rung(trial, rung, mode)
+        rivals = [value_at_rung(one, rung, mode) for one in others if one.epoch >= rung]
         better = sum(self._config.better(rival, value) for rival in rivals)
         kept = math.ceil((len(rivals) + 1) / self._reduction)
         if better < kept:
@@ -122,9 +122,10 @@ def rungs_until(epochs: int, first: int, reduction: float) -> list[int]:
     return rungs
 
 
-def first_at(trial: Trial, rung: int) -> int:
-    """The epoch at which a trial was first measured at or beyond a rung."""
-    return next(one.epoch for one in trial.measured if one.epoch >= rung)
+def value_at_rung(trial: Trial, rung: int, mode: Literal["max", "min"]) -> float:
+    """The best of a trial that has reached a rung, when it was first measured there or beyond."""
+    reached = next(one.epoch for one in trial.measured if one.epoch >= rung)
+    return trial.value_at(reached, mode)
 
 
 def _mean_until(trial: Trial, epoch: int) -> float:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from raypose.tune.front import crowded_order
 from raypose.tune.records import Trial
 from raypose.tune.results import values_of
-from raypose.tune.schedulers import first_at, rungs_until
+from raypose.tune.schedulers import rungs_until, value_at_rung
 from raypose.tune.schema import Domain, Parameters, SweepConfig
 from raypose.tune.space import at_share, draw, random_draw, random_value, rounded, share_of
 from raypose.tune.warm import Point
@@ -82,7 +82,7 @@ class Bohb:
     def _at(self, trial: Trial, rung: int) -> Point | None:
         if trial.epoch < rung or trial.status == "failed":
             return None
-        value = trial.value_at(first_at(trial, rung), self._config.mode)
+        value = value_at_rung(trial, rung, self._config.mode)
         return None if math.isnan(value) else Point(trial.parameters, (value,))
 
 
