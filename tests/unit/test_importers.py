@@ -200,6 +200,20 @@ def test_images_and_labels_must_match_one_to_one(tmp_path: Path) -> None:
         read_folder(root)
 
 
+def test_linked_folders_of_images_and_labels_are_read(tmp_path: Path) -> None:
+    write_dataset(tmp_path / "tour", {"b": [PERSON], "deep/c": [PERSON]})
+    root = write_dataset(tmp_path / "people", {"a": [PERSON]})
+    for folder in ("images", "labels"):
+        (root / folder / "tour").symlink_to(tmp_path / "tour" / folder)
+    assert [sample.id for sample in read_folder(root).samples] == ["a", "tour/b", "tour/deep/c"]
+
+
+def test_a_destination_that_no_folder_can_be_is_a_storage_error(tmp_path: Path) -> None:
+    source = read_folder(write_dataset(tmp_path / "people", {"a": [PERSON]}))
+    with pytest.raises(StorageError, match="cannot read: File name too long"):
+        build_shard_set(source, str(tmp_path / ("a" * 300)))
+
+
 def test_a_folder_without_settings_or_images_says_so(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"dataset\.yaml"):
         read_folder(tmp_path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import cv2
@@ -19,7 +19,7 @@ from raypose.cli.data import app
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
 from raypose.data.lint import RULES, Finding, lint_set
-from raypose.data.lint.hashing import correlation, hash_of, near_pairs, shrink
+from raypose.data.lint.hashing import correlation, hash_of, near_pairs, shrink, thumbnail
 from raypose.data.lint.labels import label_findings
 from raypose.data.lint.limbs import learn_proportions, odd_limbs
 from raypose.data.lint.page import render_findings
@@ -220,16 +220,13 @@ def test_near_pairs_are_those_that_comparing_all_with_all_finds(seeds: list[int]
     for seed in seeds:  # neighbours at 0 to 7 bits
         bits = data.draw(st.sets(st.integers(0, 63), max_size=7))
         hashes.append(seed ^ sum(1 << bit for bit in bits))
+    hashes = list(dict.fromkeys(hashes))
     found = {tuple(pair) for pair in near_pairs(np.array(hashes, np.uint64)).tolist()}
-    firsts = {value: hashes.index(value) for value in hashes}
-    repeated = {(firsts[value], place) for place, value in enumerate(hashes) if firsts[value] != place}
-    near = {
+    assert found == {
         (first, second)
-        for first in firsts.values()
-        for second in firsts.values()
-        if first < second and (hashes[first] ^ hashes[second]).bit_count() <= 5
+        for first, second in combinations(range(len(hashes)), 2)
+        if (hashes[first] ^ hashes[second]).bit_count() <= 5
     }
-    assert found == repeated | near
 
 
 def test_images_saved_anew_hash_alike_and_different_ones_do_not(drawn: list[Sample]) -> None:
@@ -279,6 +276,45 @@ def test_a_set_with_flaws_is_told_them_with_sample_and_twin(spoilt: tuple[ShardS
     assert heard[-1] == 2 * len(spoilt[0]) + len(spoilt[1])
     few = list(lint_set(spoilt[0], rules=["duplicate"]))
     assert few == [duplicate]
+
+
+def plain(base: Sample, *greys: int) -> list[Sample]:
+    """Images of one brightness each: their hashes are equal, whatever it is."""
+    pictures = [np.full((base.height, base.width, 3), grey, np.uint8) for grey in greys]
+    return [replace(base, id=f"{place}", image=encode_jpeg(picture)) for place, picture in enumerate(pictures)]
+
+
+def twins(rule: str, shard_set: ShardSet, against: ShardSet | None = None) -> list[tuple[int, int | None]]:
+    """Place and twin of each finding."""
+    return [(finding.place, finding.twin) for finding in lint_set(shard_set, against, rules=[rule])]
+
+
+def test_every_copy_of_an_image_of_the_other_set_is_a_leak(drawn: list[Sample], tmp_path: Path) -> None:
+    copies = [replace(drawn[8], id=f"copy {number}") for number in range(3)]
+    training = write_set([drawn[2], *copies], tmp_path / "train")
+    assert twins("leakage", training, write_set(drawn[6:10], tmp_path / "val")) == [(1, 2), (2, 2), (3, 2)]
+    assert twins("leakage", write_set(drawn[6:10], tmp_path / "val-again"), training) == [(2, 1)]
+
+
+def test_images_of_one_hash_are_told_apart_by_what_they_show(drawn: list[Sample], tmp_path: Path) -> None:
+    training = write_set(plain(drawn[8], 0, 255, 255, 128, 0), tmp_path / "train")
+    assert twins("duplicate", training) == [(2, 1), (4, 0)]
+    assert twins("leakage", training, write_set(plain(drawn[8], 60, 255), tmp_path / "val")) == [(1, 1), (2, 1)]
+
+
+def test_the_images_of_one_hash_are_decoded_once_however_many_there_are(
+    drawn: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[str] = []
+
+    def counted(sample: Sample) -> np.ndarray:
+        decoded.append(sample.id)
+        return thumbnail(sample)
+
+    monkeypatch.setattr("raypose.data.lint.looks.thumbnail", counted)
+    shard_set = write_set(plain(drawn[8], *(0, 255) * 20), tmp_path / "train")
+    assert twins("duplicate", shard_set) == [(place, place % 2) for place in range(2, 40)]
+    assert len(decoded) == 40
 
 
 def test_a_clean_set_has_next_to_nothing_to_tell(drawn: list[Sample], tmp_path: Path) -> None:

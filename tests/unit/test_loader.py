@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,25 @@ def test_lanes_yield_the_same_batches_however_workers_share_them(shards: ShardSe
     for expected, ((three,), (zero, two), (one,)) in zip(together, zip(*apart, strict=True), strict=True):
         for lane, found in enumerate((zero, one, two, three)):
             assert_same(found, expected[lane])
+
+
+class WatchedSet(ShardSet):
+    """Notes what it is told to fetch ahead."""
+
+    @contextmanager
+    def reading_ahead(self, upcoming: Callable[[int], Iterable[int]]) -> Iterator[Callable[[int], None]]:
+        self.upcoming = upcoming
+        yield lambda _: None
+
+
+@pytest.mark.parametrize(("start_step", "end_step"), [(0, 9), (4, 5), (8, 9)])
+def test_nothing_is_fetched_ahead_for_steps_after_the_last(shards: ShardSet, start_step: int, end_step: int) -> None:
+    plan = Plan(shards.shard_sizes, seed=11, batch=8, lanes=LANES, window=6)
+    watched = WatchedSet(LocalStore(Path(shards.url)), shards.manifest)
+    list(make_loader(watched, [1, 3], start_step=start_step, end_step=end_step))
+    ahead = list(itertools.islice(watched.upcoming(start_step), 1000))
+    needed = [plan.shards_needed(step, lane) for step in range(start_step, end_step) for lane in (1, 3)]
+    assert set(ahead) == frozenset().union(*needed) and len(ahead) < 1000
 
 
 @pytest.mark.parametrize(

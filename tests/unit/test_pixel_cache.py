@@ -92,6 +92,48 @@ def test_what_does_not_fit_is_decoded_each_time_and_the_rest_kept(shards: ShardS
     assert allowed_bytes / 2 < kept_bytes(tmp_path) <= allowed_bytes
 
 
+def test_sets_and_sizes_that_are_kept_at_the_same_time_share_what_is_allowed(shards: ShardSet, tmp_path: Path) -> None:
+    allowed_bytes = 100_000
+    small, large = (PixelCache(tmp_path, allowed_bytes, shards, side) for side in (32, SIDE_PX))
+    for number in range(len(shards)):
+        small.put(*shards.locate(number), np.zeros((32, 32, 3), np.uint8))
+        large.put(*shards.locate(number), np.zeros((SIDE_PX, SIDE_PX, 3), np.uint8))
+        small.flush()
+        large.flush()
+    assert allowed_bytes / 2 < kept_bytes(tmp_path) <= allowed_bytes
+
+
+def test_a_disk_that_is_full_from_the_start_is_left_alone(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def allocate(*_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", allocate)
+    assert same(batches(shards, PixelCache(tmp_path, PLENTY, shards, SIDE_PX)), batches(shards, None))
+    assert kept_bytes(tmp_path) == 0
+
+
+def test_a_disk_that_fills_up_kills_nobody_who_writes_to_the_index(shards: ShardSet, tmp_path: Path) -> None:
+    PixelCache(tmp_path, PLENTY, shards, SIDE_PX)
+    (index,) = tmp_path.glob("*/index")
+    assert index.stat().st_blocks * 512 >= index.stat().st_size > 0  # all of its room is there
+
+
+def test_a_disk_that_takes_a_part_of_an_image_is_full(
+    shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[int] = []
+
+    def write(descriptor: int, content: memoryview) -> int:
+        written.append(os.write(descriptor, content.cast("B")[:100]))
+        return written[-1]
+
+    monkeypatch.setattr(pixel_cache, "_write", write)
+    assert same(batches(shards, PixelCache(tmp_path, PLENTY, shards, SIDE_PX)), batches(shards, None))
+    assert written == [100]
+
+
 def test_a_full_disk_stops_the_keeping_and_not_the_training(
     shards: ShardSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

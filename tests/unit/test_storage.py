@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from raypose.errors import StorageError
 from raypose.storage import ObjectStore, open_store
-from raypose.storage.local import LocalStore
+from raypose.storage.local import LocalStore, appearing
 from tests.store_contract import StoreContract, keys
 
 
@@ -40,6 +44,72 @@ def test_unfinished_writes_of_others_are_not_listed(tmp_path: Path) -> None:
     assert keys(store) == ["done"]
 
 
+def test_what_a_killed_write_left_goes_with_the_last_object_of_its_folder(tmp_path: Path) -> None:
+    code = (
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from raypose.storage.local import appearing\n"
+        f"with appearing(Path({str(tmp_path)!r}, 'step-1', 'model')) as temporary:\n"
+        "    temporary.write_bytes(b'half')\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    store = LocalStore(tmp_path)
+    store.write("step-1/state.json", b"{}")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+    assert len(list((tmp_path / "step-1").iterdir())) == 2
+    store.delete(["step-1/state.json"])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_write_that_is_under_way_is_left_alone(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    store.write("step-1/state.json", b"{}")
+    with appearing(tmp_path / "step-1" / "model") as temporary:
+        (tmp_path / "step-1" / ".partial-abandoned").touch()
+        store.delete(["step-1/state.json"])
+        temporary.write_bytes(b"whole")
+    assert store.read("step-1/model") == b"whole"
+
+
+def test_what_was_written_is_not_locked_by_processes_that_were_forked_meanwhile(tmp_path: Path) -> None:
+    receiver, sender = os.pipe()
+    with appearing(tmp_path / "key") as temporary:
+        temporary.write_bytes(b"1")
+        child = os.fork()
+        if child == 0:
+            os.close(sender)
+            os.read(receiver, 1)  # until the parent is done
+            os._exit(0)
+    try:
+        with (tmp_path / "key").open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.close(sender)
+        os.waitpid(child, 0)
+        os.close(receiver)
+
+
+def test_linked_folders_are_listed_like_others_and_circles_once(tmp_path: Path) -> None:
+    store, elsewhere = LocalStore(tmp_path / "store"), LocalStore(tmp_path / "elsewhere")
+    store.write("images/a.jpg", b"1")
+    elsewhere.write("sub/b.jpg", b"2")
+    for name in ("tour", "again"):
+        (tmp_path / "store" / "images" / name).symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "sub" / "up").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "store" / "images" / "all").symlink_to(tmp_path / "store" / "images")
+    assert keys(store) == ["images/a.jpg", "images/again/sub/b.jpg", "images/tour/sub/b.jpg"]
+    assert keys(store, "images/tour/") == ["images/tour/sub/b.jpg"]
+
+
+def test_a_key_that_no_file_can_have_is_a_storage_error(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    with pytest.raises(StorageError, match=r"a{300}: cannot read: File name too long$"):
+        store.exists("a" * 300)
+    store.write("file", b"")
+    (tmp_path / "circle").symlink_to(tmp_path / "circle")
+    assert not store.exists("file/below") and not store.exists("circle")
+
+
 def test_a_folder_disappears_with_its_last_object_but_the_root_stays(tmp_path: Path) -> None:
     store = LocalStore(tmp_path / "store")
     store.write("checkpoints/step-1/state.json", b"{}")
@@ -60,6 +130,10 @@ def test_a_folder_without_permission_is_a_storage_error(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
     with pytest.raises(StorageError, match="Permission denied"):
         LocalStore(tmp_path).write("key", b"")
+    tmp_path.chmod(0o600)
+    with pytest.raises(StorageError, match="cannot read: Permission denied"):
+        LocalStore(tmp_path).exists("key")
+    tmp_path.chmod(0o700)
 
 
 def test_open_store_takes_folders_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:

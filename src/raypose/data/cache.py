@@ -4,7 +4,7 @@
     shards/SHA256       a verified shard; its time of change is the time of its last use
     fetching/SHA256.lock, fetching/SHA256/    a fetch under way: the bytes it has reserved, what has come so far
     readers/ID          one for each process that fetches ahead
-    fetched             bytes of all shards that ever came here, in decimal digits
+    fetched             bytes of all shards that ever came here, in decimal digits; written as fetched.new
 
 Every state is a file or a kernel lock, so nothing has to be repaired after a crash: a lock goes with its process, and
 what a killed fetch left is removed by whoever needs room next.
@@ -178,11 +178,17 @@ class NodeCache:
             fcntl.flock(file, fcntl.LOCK_SH)
             with self._alone():
                 path.replace(self._shard_path(shard.sha256))
-                (self.folder / "fetched").write_bytes(str(self.fetched_bytes() + shard.size_bytes).encode())
                 _remove_tree(folder)
                 claim.release()  # in the same moment, or its bytes would count twice
+                self._count_fetched(shard.size_bytes)
             undo.pop_all()
         return file
+
+    def _count_fetched(self, size_bytes: int) -> None:
+        beside = self.folder / "fetched.new"
+        with contextlib.suppress(OSError):  # of a full disk: the shard is here, and this is a figure for dashboards
+            beside.write_bytes(str(self.fetched_bytes() + size_bytes).encode())
+            beside.replace(self.folder / "fetched")  # readers have no lock, and must not see it empty
 
     def _download(self, shard: ShardInfo, store: ObjectStore, folder: Path) -> Path:
         path = folder / "shard"
@@ -219,26 +225,29 @@ class NodeCache:
         """Remove shards in the order given, unread ones first, until `excess_bytes` are free; all that or nothing."""
         doomed: list[CachedShard] = []
         being_read: list[CachedShard] = []
-        with contextlib.ExitStack() as locks:
-            for entry in cached:
-                if _freed(doomed) >= excess_bytes:
-                    break
-                chosen = doomed if self._lock_unread(entry, locks) else being_read
-                chosen.append(entry)
-            if urgent:
-                while being_read and _freed(doomed) < excess_bytes:
-                    doomed.append(being_read.pop(0))
-            if _freed(doomed) < excess_bytes:
-                return False
-            for entry in doomed:
-                self._shard_path(entry.sha256).unlink(missing_ok=True)
+        for entry in cached:
+            if _freed(doomed) >= excess_bytes:
+                break
+            chosen = doomed if self._is_unread(entry) else being_read
+            chosen.append(entry)
+        if urgent:
+            while being_read and _freed(doomed) < excess_bytes:
+                doomed.append(being_read.pop(0))
+        if _freed(doomed) < excess_bytes:
+            return False
+        for entry in doomed:
+            self._shard_path(entry.sha256).unlink(missing_ok=True)
         return True
 
-    def _lock_unread(self, entry: CachedShard, locks: contextlib.ExitStack) -> bool:
-        """Keep readers out until `locks` closes; False where the shard has some, or is gone."""
+    def _is_unread(self, entry: CachedShard) -> bool:
+        """Whether the shard is here and nobody reads it.
+
+        No lock is kept, for thousands may be looked at, each an open file. Who begins to read before the shard is
+        removed keeps its bytes, and who has it open by then but no lock yet sees that it has no name any more.
+        """
         try:
-            file = locks.enter_context(self._shard_path(entry.sha256).open("rb"))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with self._shard_path(entry.sha256).open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (FileNotFoundError, BlockingIOError):
             return False
         return True

@@ -84,9 +84,9 @@ class TrainLoader:
         return len(self._steps)
 
     def __iter__(self) -> Iterator[tuple[Batch | SourceBatch, ...]]:
-        lanes = self._source.lanes
+        plan, lanes, end_step = self._source.plan, self._source.lanes, self._steps.stop
         with (
-            self._source.shards.reading_ahead(lambda step: shards_ahead(self._source.plan, lanes, step)) as move_on,
+            self._source.shards.reading_ahead(lambda step: shards_ahead(plan, lanes, step, end_step)) as move_on,
             closing(self._make(range(len(self._steps) * len(lanes)))) as parts,
         ):
             for step in self._steps:

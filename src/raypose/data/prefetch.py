@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import math
 import threading
 import time
@@ -28,10 +29,11 @@ JOIN_S = 5.0
 """How long leaving waits for downloads; they end by themselves later, and with the process at the latest."""
 
 
-def shards_ahead(plan: Plan, lanes: Sequence[int], step: int) -> Iterator[int]:
-    """The shards that these lanes need from `step` on, in the order of their first steps, without end."""
+def shards_ahead(plan: Plan, lanes: Sequence[int], step: int, end_step: float = math.inf) -> Iterator[int]:
+    """The shards that these lanes need from `step` up to `end_step`, in the order of their first steps."""
     by_lane = (plan.shards_ahead(step, lane) for lane in lanes)
-    return (use.shard for use in heapq.merge(*by_lane, key=lambda use: use.first_step))
+    merged = heapq.merge(*by_lane, key=lambda use: use.first_step)
+    return (use.shard for use in itertools.takewhile(lambda use: use.first_step < end_step, merged))
 
 
 def look_ahead(upcoming: Iterable[int], sizes_bytes: Sequence[int], room_bytes: float) -> tuple[int, ...]:
@@ -44,7 +46,7 @@ def look_ahead(upcoming: Iterable[int], sizes_bytes: Sequence[int], room_bytes: 
         if room_bytes < 0:
             break
         chosen[shard] = None
-        if len(chosen) == len(sizes_bytes):  # all of the set, and `upcoming` may have no end
+        if len(chosen) == len(sizes_bytes):  # all of the set, and `upcoming` may name them for many epochs more
             break
     return tuple(chosen)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
 import shutil
 import stat
@@ -14,6 +16,7 @@ from raypose.errors import StorageError
 from raypose.storage.base import StoredObject, check_key, check_range
 
 _PARTIAL = ".partial-"
+_ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}
 
 
 class LocalStore:
@@ -81,7 +84,12 @@ class LocalStore:
             shutil.copyfile(source, temporary)
 
     def exists(self, key: str) -> bool:
-        return self._path(key).is_file()
+        try:
+            return stat.S_ISREG(self._path(key).stat().st_mode)
+        except OSError as error:
+            if error.errno in _ABSENT:
+                return False
+            raise self._failure("read", key, error) from error
 
     def list(self, prefix: str = "") -> Iterator[StoredObject]:
         folder, _, beginning = (check_key(prefix) if prefix else "").rpartition("/")
@@ -107,9 +115,10 @@ class LocalStore:
         return self.root / check_key(key)
 
     def _walk(self, start: Path, beginning: str) -> Iterator[StoredObject]:
-        for folder, folders, names in os.walk(start, onerror=_raise_unless_absent):
+        for folder, folders, names in os.walk(start, onerror=_raise_unless_absent, followlinks=True):
             if folder == str(start):  # what begins with other letters may be whole data sets
                 folders[:] = [name for name in folders if name.startswith(beginning)]
+            folders[:] = [name for name in folders if not _leads_back(Path(folder, name), start)]
             for name in names:
                 path = Path(folder, name)
                 if name.startswith(_PARTIAL):
@@ -130,6 +139,7 @@ class LocalStore:
         # Whether a folder is empty is for rmdir to say: asking first would race with writers.
         with contextlib.suppress(OSError):
             while folder != self.root:
+                _remove_abandoned(folder)
                 folder.rmdir()
                 folder = folder.parent
 
@@ -145,12 +155,9 @@ def appearing(path: Path, *, new: bool = False) -> Iterator[Path]:
 
     With `new`, FileExistsError is raised where `path` exists by then.
     """
-    temporary: Path | None = None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = _make_partial(path.parent)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=path.parent)
-        os.close(descriptor)
-        temporary = Path(name)
         yield temporary
         _flush_to_disk(temporary)
         temporary.chmod(0o644)
@@ -160,8 +167,43 @@ def appearing(path: Path, *, new: bool = False) -> Iterator[Path]:
             temporary.replace(path)
         _flush_to_disk(path.parent)  # the new name, too, must survive a power cut
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # closing alone would not do where a process was forked meanwhile
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+        os.close(descriptor)
+        temporary.unlink(missing_ok=True)
+
+
+def _make_partial(folder: Path) -> tuple[int, Path]:
+    """A new file to write to, locked until its descriptor is let go: the lock of a killed writer is free."""
+    while True:
+        descriptor, name = tempfile.mkstemp(prefix=_PARTIAL, dir=folder)
+        with contextlib.suppress(OSError):  # not every network file system has locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if Path(name).exists():
+            return descriptor, Path(name)
+        os.close(descriptor)  # it was taken for abandoned before it was locked
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed writes have left, where nothing else is there. OSError where somebody still writes."""
+    partial = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if not entry.name.startswith(_PARTIAL):
+                return
+            partial.append(Path(entry))
+    with contextlib.ExitStack() as locks:
+        for path in partial:
+            fcntl.flock(locks.enter_context(path.open("r+b")), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for path in partial:
+            path.unlink()
+
+
+def _leads_back(folder: Path, start: Path) -> bool:
+    """Whether this is a link to a folder that the walk from `start` came through, and so has listed."""
+    if not folder.is_symlink():
+        return False
+    return any(folder.samefile(above) for above in folder.parents if above.is_relative_to(start))
 
 
 def _raise_unless_absent(error: OSError) -> None:

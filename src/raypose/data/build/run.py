@@ -107,10 +107,11 @@ class _Findings:
 
 def _destination(out: str, overwrite: bool) -> ObjectStore:
     store = open_store(out)
-    if isinstance(store, LocalStore) and store.root.exists() and not store.root.is_dir():
-        raise StorageError(f"{out}: a file is in the way; give a folder")
+    # First of all: it says in one line what keeps a folder from being looked into.
     if store.exists(MANIFEST_KEY) and not overwrite:
         raise DataError(f"{out}: there is a shard set already; choose another place, or replace it with --overwrite")
+    if isinstance(store, LocalStore) and store.root.exists() and not store.root.is_dir():
+        raise StorageError(f"{out}: a file is in the way; give a folder")
     return store
 
 

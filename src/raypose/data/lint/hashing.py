@@ -59,22 +59,16 @@ def correlation(first_SS: NDArray[np.float32], second_SS: NDArray[np.float32]) -
     return float(np.corrcoef(first_SS.ravel(), second_SS.ravel())[0, 1])
 
 
-def near_pairs(hash_N: Hashes, max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
+def near_pairs(hash_U: Hashes, max_distance: int = MAX_DISTANCE) -> NDArray[np.int64]:
     """Pairs (earlier, later) of places whose hashes differ in at most `max_distance` (0 to 5) bits, as M2, in order.
 
-    Of several images with one and the same hash, each later one is paired with the first only, and only first ones
-    with other hashes: a thousand black images are 999 pairs, not half a million.
+    No hash may come twice: a thousand black images would be half a million pairs.
     """
-    first_U, inverse_N = np.unique(hash_N, return_index=True, return_inverse=True)[1:]
-    places_N = np.arange(len(hash_N))
-    repeated_N = first_U[inverse_N] != places_N
-    pairs = [np.stack([first_U[inverse_N], places_N], axis=1)[repeated_N]]
-    pairs.extend(first_U[found] for found in _near_different(hash_N[first_U], max_distance))
-    joined = np.sort(np.concatenate(pairs), axis=1)
-    return np.unique(joined, axis=0)
+    found = [np.zeros((0, 2), np.int64), *_near(hash_U, max_distance)]
+    return np.unique(np.sort(np.concatenate(found), axis=1), axis=0)
 
 
-def _near_different(hash_U: Hashes, max_distance: int) -> Iterator[NDArray[np.int64]]:
+def _near(hash_U: Hashes, max_distance: int) -> Iterator[NDArray[np.int64]]:
     for low, high in pairwise(_BAND_EDGES):
         key_U = (hash_U >> np.uint64(low)) & np.uint64((1 << (high - low)) - 1)
         order_U = np.argsort(key_U, kind="stable")

@@ -9,6 +9,7 @@ import numpy as np
 from raypose.data.lint import limbs, sides
 from raypose.data.lint.findings import RULES, Finding
 from raypose.data.lint.labels import label_findings
+from raypose.data.lint.looks import Looks
 from raypose.data.lint.survey import survey
 from raypose.data.lint.whole_set import class_findings, duplicate_findings, leakage_findings, skeleton_findings
 from raypose.data.manifest import is_labelled
@@ -45,11 +46,11 @@ def lint_set(
         *judge.habits(),
     ]
     yield from (finding for finding in findings if finding.rule in rules)
+    looks = Looks(shard_set, known.hash_N)
     if "duplicate" in rules:
-        yield from duplicate_findings(shard_set, known.hash_N)
+        yield from duplicate_findings(looks)
     if against is not None and "leakage" in rules:
-        other_N = survey(against, hashes=True, progress=step).hash_N
-        yield from leakage_findings(shard_set, known.hash_N, against, other_N)
+        yield from leakage_findings(looks, Looks(against, survey(against, hashes=True, progress=step).hash_N))
     for place, sample in enumerate(shard_set):
         for finding in (
             *label_findings(sample, skeleton, place, known.median_size_px / 2),

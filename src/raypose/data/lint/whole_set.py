@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
 from raypose.data.importers.keypoint_names import flip_pairs_from_names
 from raypose.data.lint.findings import WHOLE_SET, Finding, Severity
-from raypose.data.lint.hashing import MIN_CORRELATION, Hashes, correlation, near_pairs, thumbnail
-from raypose.data.shard_set import ShardSet
-from raypose.structures import Sample, Skeleton
+from raypose.data.lint.looks import Looks
+from raypose.structures import Skeleton
 
 RARE = 100
 """A class with so many times fewer people than the most frequent one is hardly learnt."""
@@ -41,38 +41,44 @@ def class_findings(names: Sequence[str], per_class: NDArray[np.int64]) -> Iterat
             yield _of_set("class-balance", text, "warning")
 
 
-def duplicate_findings(shard_set: ShardSet, hash_N: Hashes) -> Iterator[Finding]:
+def duplicate_findings(looks: Looks) -> Iterator[Finding]:
     """Each image that looks like an earlier one of the set, once."""
-    seen: set[int] = set()
-    for earlier, later in near_pairs(hash_N).tolist():
-        if later in seen or (found := _compare(_at(shard_set, later), _at(shard_set, earlier))) is None:
+    twin_of: dict[int, int] = {}
+    settled: set[int] = set()
+    repeated = set(looks.repeated().tolist())
+    for image_hash in repeated:
+        for first, *others in looks.of(image_hash):
+            twin_of |= dict.fromkeys(others, first)
+    for one, other in looks.near().tolist():
+        if other in settled and one not in repeated:  # a thousand frames of a scene are half a million pairs
             continue
-        seen.add(later)
-        text = f"{found}: {_bits(hash_N[earlier], hash_N[later])}"
-        yield Finding("duplicate", _at(shard_set, later).id, None, (), text, "warning", later, earlier)
+        for pair in product(looks.of(one), looks.of(other)):
+            earlier, later = sorted(look[0] for look in pair)
+            if later not in twin_of and looks.are_alike(later, looks, earlier):
+                twin_of[later] = earlier
+        if all(look[0] in twin_of for look in looks.of(other)):
+            settled.add(other)
+    for place, twin in sorted(twin_of.items()):
+        text = f"looks like {looks.sample(twin).id}: {_bits(looks.hash_N[twin], looks.hash_N[place])}"
+        yield Finding("duplicate", looks.sample(place).id, None, (), text, "warning", place, twin)
 
 
-def leakage_findings(shard_set: ShardSet, hash_N: Hashes, other: ShardSet, other_N: Hashes) -> Iterator[Finding]:
+def leakage_findings(looks: Looks, beyond: Looks) -> Iterator[Finding]:
     """Each image that looks like one of the other set, once."""
-    seen: set[int] = set()
-    for place, beyond in near_pairs(np.concatenate([hash_N, other_N])).tolist():
-        twin = beyond - len(hash_N)
-        if place >= len(hash_N) or twin < 0 or place in seen:
+    twin_of: dict[int, int] = {}
+    settled: set[int] = set()
+    for image_hash, hash_beyond in looks.near_in(beyond).tolist():
+        if image_hash in settled:
             continue
-        sample = _at(shard_set, place)
-        if (found := _compare(sample, _at(other, twin))) is not None:
-            seen.add(place)
-            text = f"{found} of {other.url}: {_bits(hash_N[place], other_N[twin])}"
-            yield Finding("leakage", sample.id, None, (), text, "error", place, twin)
-
-
-def _at(shard_set: ShardSet, place: int) -> Sample:
-    return shard_set.sample(*shard_set.locate(place))
-
-
-def _compare(sample: Sample, twin: Sample) -> str | None:
-    alike = correlation(thumbnail(sample), thumbnail(twin))
-    return f"looks like {twin.id}" if alike >= MIN_CORRELATION else None
+        for look, twin in product(looks.of(image_hash), beyond.of(hash_beyond)):
+            if look[0] not in twin_of and looks.are_alike(look[0], beyond, twin[0]):
+                twin_of |= dict.fromkeys(look, twin[0])
+        if all(look[0] in twin_of for look in looks.of(image_hash)):
+            settled.add(image_hash)
+    for place, twin_place in sorted(twin_of.items()):
+        found = f"looks like {beyond.sample(twin_place).id} of {beyond.shard_set.url}"
+        text = f"{found}: {_bits(looks.hash_N[place], beyond.hash_N[twin_place])}"
+        yield Finding("leakage", looks.sample(place).id, None, (), text, "error", place, twin_place)
 
 
 def _bits(one: np.uint64, other: np.uint64) -> str:
