@@ -90,7 +90,7 @@ def test_results_of_a_sweep_that_was_killed_after_its_last_record_come_from_resu
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("raypose.launch.cluster.ray_cluster", lambda local_cpus: nullcontext())
-    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 2.0})
+    monkeypatch.setattr("raypose.launch.nodes.alive_nodes", lambda: [{"CPU": 2.0}])
     store = LocalStore(tmp_path / "sweep")
     write_sweep(simulated_sweep(tmp_path, budget={"trials": 4}), store)
     for trial in TRADED:

@@ -265,7 +265,7 @@ def test_importance_finds_the_setting_that_decides() -> None:
 def test_room_is_what_the_cluster_has_unless_the_sweep_says_otherwise(
     resources: dict[str, float], settings: dict[str, object], expected: tuple[int, float]
 ) -> None:
-    room = room_for(simulated_sweep(Path(), **settings), resources)
+    room = room_for(simulated_sweep(Path(), **settings), [resources])
     assert (room.slots, room.cpus_per_worker) == expected
 
 
@@ -281,12 +281,12 @@ def test_auto_is_refused_where_there_is_no_room_for_one_trial(
     resources: dict[str, float], workers: int, expected: str
 ) -> None:
     with pytest.raises(ConfigError, match=f"^concurrency: auto: {expected}"):
-        room_for(with_workers(workers), resources)
-    assert room_for(with_workers(workers, concurrency=2), resources).slots == 2
+        room_for(with_workers(workers), [resources])
+    assert room_for(with_workers(workers, concurrency=2), [resources]).slots == 2
 
 
 def test_auto_runs_one_trial_that_makes_do_with_fewer_workers_than_it_may_take() -> None:
-    assert room_for(with_workers({"min": 1, "max": 4}), {"CPU": 2}).slots == 1
+    assert room_for(with_workers({"min": 1, "max": 4}), [{"CPU": 2}]).slots == 1
 
 
 def with_workers(workers: int | dict[str, int], **settings: object) -> Sweep:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raypose.errors import ConfigError
+from raypose.launch.nodes import cpus_for_each
 from raypose.tune.checks import Sweep
 from raypose.tune.space import corners
 
@@ -30,13 +31,14 @@ class Room:
         return max(os.cpu_count() or 1, int(wanted))
 
 
-def room_for(sweep: Sweep, resources: Mapping[str, float]) -> Room:
+def room_for(sweep: Sweep, nodes: Sequence[Mapping[str, float]]) -> Room:
     """As the sweep wants it, else as many trials as the GPUs, or without GPUs the CPUs, have room for.
 
-    Raises ConfigError where that is none: how many there will be once a cluster has grown, nobody can tell.
+    `nodes` are the resources of each. Raises ConfigError where that is none: how many there will be once a cluster has
+    grown, nobody can tell.
     """
     (least, most), scaling = _workers(sweep), sweep.base.scaling
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    cpus, gpus = (sum(node.get(kind, 0.0) for node in nodes) for kind in ("CPU", "GPU"))
     uses_gpu = scaling.device == "cuda" or (scaling.device == "auto" and gpus > 0)
     noun, found, each = ("GPUs", gpus, 1.0) if uses_gpu else ("CPUs", cpus, scaling.cpus_per_worker or 1.0)
     if isinstance(sweep.config.concurrency, int):
@@ -49,7 +51,8 @@ def room_for(sweep: Sweep, resources: Mapping[str, float]) -> Room:
     else:
         slots = int(found // (most * each))
     slots = max(1, min(slots, sweep.config.budget.trials))
-    return Room(slots, scaling.cpus_per_worker or max(1.0, cpus // (slots * most)))
+    each_cpus = scaling.cpus_per_worker or cpus_for_each(nodes, slots * most, gpus=1.0 if uses_gpu else 0.0)
+    return Room(slots, each_cpus)
 
 
 def _workers(sweep: Sweep) -> tuple[int, int]:

@@ -225,14 +225,13 @@ def _run(
 ) -> SweepResult:
     from raypose.launch.claim import Claim, ClaimedStore
     from raypose.launch.cluster import ray_cluster
+    from raypose.launch.nodes import alive_nodes
 
     # Of two processes that run one sweep, the later goes on; the earlier ends at its next record.
     store = ClaimedStore(store, Claim.take(store))
     parent = _parent_of(sweep, store)
     with ray_cluster(Room.local_cpus(sweep)):
-        import ray
-
-        room = room_for(sweep, ray.cluster_resources())
+        room = room_for(sweep, alive_nodes())
         controller = Controller(
             sweep, store, RayTrials(), slots=room.slots, state=state, trials=trials, prior=read_prior(store),
             costs=costs, scaling=room.scaling, watch=_both(watch, parent) if parent else watch,
