@@ -27,7 +27,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
 		|| { echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv" >&2; exit 1; }
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,export]'
+	$(BIN)/pip install --disable-pip-version-check -c constraints.txt -e '.[dev,export,mlflow,wandb]'
 	@# Ultralytics requires opencv-python, whose windows need libGL and libglib. Servers often lack both and
 	@# raypose opens no window, so there the headless build of the same version takes over the cv2 package.
 	$(BIN)/python -c 'import cv2' 2>/dev/null || $(BIN)/pip install --disable-pip-version-check --no-deps \
