@@ -19,8 +19,9 @@ from raypose.errors import CheckpointError
 from raypose.model import ExportMetadata, ModelSpec
 from raypose.serve.compute import Trial
 from raypose.serve.http import create_app
+from raypose.serve.loading import Located, Model, comparing
 from raypose.serve.metrics import ServeMetrics
-from raypose.serve.models import Library, Model, Wanted, comparing
+from raypose.serve.models import Library, Wanted
 from raypose.serve.service import Service
 from raypose.structures import ImageArray, Skeleton
 
@@ -65,24 +66,27 @@ class Shelves:
     """Models by place, as a store would have them; an exception stands for one that cannot be loaded."""
 
     places: dict[str, Model | Exception] = field(default_factory=dict)
+    fingerprints: dict[str, str] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
 
-    def add(self, place: str, *, score: float = 0.9, spec: ModelSpec = SPEC) -> RedSquareFinder:
+    def add(self, place: str, *, score: float = 0.9, spec: ModelSpec = SPEC, fingerprint: str = "") -> RedSquareFinder:
         finder = RedSquareFinder(score, spec)
-        self.places[place] = Model(f"{place}-v", place, finder, 64, (Trial("fake", 0.1, None),))
+        located = Located(place, fingerprint)
+        self.places[place] = Model(f"{place}-v{fingerprint}", located, finder, 64, (Trial("fake", 0.1, None),))
+        self.fingerprints[place] = fingerprint
         return finder
 
-    def open(self, reference: str, which: str, config: ComputeConfig) -> Model:
-        self.opened.append(reference)
-        found = self.places[reference]
+    def open(self, located: Located, config: ComputeConfig) -> Model:
+        self.opened.append(located.place)
+        found = self.places[located.place]
         if isinstance(found, Exception):
             raise found
         return found
 
-    def locate(self, reference: str, which: str) -> str:
+    def locate(self, reference: str, which: str) -> Located:
         if reference not in self.places:
             raise CheckpointError(f"{reference}: no such run")
-        return reference
+        return Located(reference, self.fingerprints.get(reference, ""))
 
 
 def config_for(place: str, *overrides: str) -> ServeConfig:
@@ -103,6 +107,14 @@ async def serving(shelves: Shelves, config: ServeConfig) -> AsyncIterator[tuple[
         for _, model in service.models():
             model._first._backend.gate.set()  # type: ignore[attr-defined]
         service.close()
+
+
+def post_scope(path: str) -> dict[str, Any]:
+    """Of a request that a test sends and hears itself, message by message."""
+    return {
+        "type": "http", "asgi": {"spec_version": "2.3"}, "method": "POST", "path": path, "query_string": b"",
+        "headers": [], "http_version": "1.1", "scheme": "http", "root_path": "",
+    }  # fmt: skip
 
 
 def run(coroutine: Any) -> Any:

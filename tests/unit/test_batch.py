@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,6 +125,17 @@ def test_a_source_without_images_is_refused_by_name(tmp_path: Path, source: str)
     (tmp_path / "text.txt").write_text("hello")
     with pytest.raises(DataError, match=source.split("/", maxsplit=1)[0]):
         open_source(str(tmp_path / source))
+
+
+@pytest.mark.parametrize("name", [b"caf\xe9.png", b"caf\xe9/b.png"])
+def test_a_name_that_is_not_utf_8_is_refused_before_anything_is_planned(tmp_path: Path, name: bytes) -> None:
+    write_image(tmp_path / "in" / "a.png")
+    image = write_image(tmp_path / "in" / os.fsdecode(name))
+    for source in (tmp_path / "in", image, f"{tmp_path}/in/**/*.png"):
+        with pytest.raises(DataError, match=r"caf\\udce9.*is not UTF-8.*rename it") as caught:
+            predicted(source, tmp_path / "out", replace(PLAIN, format="parquet"))
+        assert str(caught.value).encode()
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_image_gets_one_line_with_named_keypoints(tmp_path: Path) -> None:

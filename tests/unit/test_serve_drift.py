@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -16,8 +17,10 @@ from hypothesis import strategies as st
 from raypose.data.build import build_shard_set
 from raypose.data.importers import source_of
 from raypose.serve.drift import Drift, Look, Population, places_of, stability_index
+from raypose.serve.models import Wanted
 from raypose.structures import People, Poses, Sample
 from tests.serve_fakes import SPEC, Shelves, config_for, run, serving
+from tests.unit.test_serve_http import waiting
 
 Counts = st.integers(2, 20).flatmap(
     lambda bins: st.tuples(*[st.lists(st.integers(0, 1000), min_size=bins, max_size=bins).filter(any)] * 2)
@@ -28,7 +31,7 @@ Counts = st.integers(2, 20).flatmap(
 def look(scores: tuple[float, ...], width: int, height: int) -> Look:
     score_N = np.asarray(scores, np.float32)
     poses = replace(Poses.empty(2), score_N=score_N)
-    return Look.of(np.zeros((height, width, 3), np.uint8), poses)
+    return Look.of(width * height, poses)
 
 
 @given(Counts)
@@ -84,18 +87,24 @@ def drifts(response: httpx.Response) -> dict[str, float]:
     return {of: float(value) for of, value in re.findall(r'raypose_serve_drift\{.*of="(\w+)".*\} (\S+)', response.text)}
 
 
-def test_a_service_compares_requests_by_its_own_thresholds_with_the_set(tmp_path: Path) -> None:
+def reference_set(folder: Path) -> Path:
+    """Twelve images with the square that the fake model finds."""
     person = People(
         np.array([[8, 8, 24, 40]], np.float32), np.array([[[8, 8, 2], [24, 40, 2]]], np.float32),
         np.zeros(1, np.int64), np.full(1, np.nan, np.float32), np.zeros(1, np.bool_), np.zeros(1, np.bool_),
     )  # fmt: skip
     samples = [Sample(f"{number}", red_square(64), 64, 64, person) for number in range(12)]
-    build_shard_set(source_of(samples, SPEC.skeleton, SPEC.class_names), str(tmp_path / "val"))
+    build_shard_set(source_of(samples, SPEC.skeleton, SPEC.class_names), str(folder / "val"))
+    return folder / "val"
+
+
+def test_a_service_compares_requests_by_its_own_thresholds_with_the_set(tmp_path: Path) -> None:
+    data = reference_set(tmp_path)
 
     async def go() -> list[dict[str, float]]:
         shelves = Shelves()
         shelves.add("a")
-        config = config_for("a", f"drift={{data: {tmp_path}/val, images: 12, window: 12}}")
+        config = config_for("a", f"drift={{data: {data}, images: 12, window: 12}}")
         seen = []
         async with serving(shelves, config) as (_, client):
             for side, query in ((64, ""), (640, "?conf=0.5"), (640, "")):
@@ -109,3 +118,28 @@ def test_a_service_compares_requests_by_its_own_thresholds_with_the_set(tmp_path
     assert with_another_threshold == alike
     assert larger["megapixels"] > 0.25
     assert larger["scores"] == 0.0
+
+
+def test_a_model_that_was_replaced_leaves_no_figure_behind_when_it_answers_what_it_had(tmp_path: Path) -> None:
+    data = reference_set(tmp_path)
+
+    async def go() -> tuple[dict[str, float], dict[str, float]]:
+        shelves = Shelves()
+        finder = shelves.add("a")
+        shelves.add("b")
+        config = config_for("a", f"drift={{data: {data}, images: 12, window: 1}}")
+        async with serving(shelves, config) as (service, client):
+            assert (await client.post("/v1/predict", content=red_square(64))).status_code == 200
+            before = drifts(await client.get("/metrics"))
+            finder.gate.clear()
+            finder.batches.clear()
+            late = asyncio.create_task(client.post("/v1/predict", content=red_square(64)))
+            await waiting(lambda: finder.batches)
+            assert await service.change(Wanted("b"))
+            finder.gate.set()
+            assert (await late).headers["X-Model-Version"] == "a-v"
+            return before, drifts(await client.get("/metrics"))
+
+    before, after = run(go())
+    assert set(before) == {"scores", "megapixels"}
+    assert after == {}

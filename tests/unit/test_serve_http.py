@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import weakref
 from typing import Any
 
 import cv2
@@ -12,7 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
+from raypose.config.serve_schema import LimitsConfig
 from raypose.serve.problem import Problem
+from raypose.serve.uploads import Upload, pixels_of
 from tests.serve_fakes import Shelves, config_for, run, serving
 
 
@@ -108,6 +111,35 @@ def test_conf_is_each_request_s_own_even_in_one_batch() -> None:
             return counts
 
     assert run(go()) == [1, 1, 0, 1]
+
+
+def test_an_image_that_waits_is_kept_as_the_model_sees_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[weakref.ref[Any]] = []
+
+    def remembered(upload: Upload, limits: LimitsConfig) -> Any:
+        image_HW3 = pixels_of(upload, limits)
+        decoded.append(weakref.ref(image_HW3))
+        return image_HW3
+
+    monkeypatch.setattr("raypose.serve.service.pixels_of", remembered)
+
+    async def go() -> list[int]:
+        shelves = Shelves()
+        finder = shelves.add("a")
+        async with serving(shelves, config_for("a")) as (service, client):
+            finder.gate.clear()
+            image = red_square(640, 480)
+            first = asyncio.create_task(client.post("/v1/predict", content=image))
+            await waiting(lambda: finder.batches)
+            async with asyncio.timeout(5):  # the thread that decoded it lets go a moment later
+                await waiting(lambda: decoded[0]() is None)
+            drawn = asyncio.create_task(client.post("/v1/predict?render=png", content=image))
+            await waiting(lambda: service._lanes._room._jobs)
+            assert decoded[1]() is not None
+            finder.gate.set()
+            return [(await task).status_code for task in (first, drawn)]
+
+    assert run(go()) == [200, 200]
 
 
 async def waiting(condition: Any) -> None:

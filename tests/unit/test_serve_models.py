@@ -7,16 +7,19 @@ import threading
 import time
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from raypose.config.serve_schema import CanaryConfig, ComputeConfig
-from raypose.errors import CheckpointError
-from raypose.serve.models import Library, Model, Shelf, Wanted
+from raypose.errors import CheckpointError, StorageUnavailableError
+from raypose.serve.loading import Located, locate
+from raypose.serve.models import Library, Shelf, Wanted
 from raypose.structures import Skeleton
 from tests.serve_fakes import SPEC, Shelves, config_for, run, serving
 from tests.unit.test_serve_http import red_square
@@ -64,8 +67,11 @@ def test_a_canary_that_cannot_serve_leaves_both_as_they_were() -> None:
     shelves.places["bad"] = CheckpointError("bad")
     books = library(shelves)
     books.change(Wanted("a"))
-    assert not books.change(Wanted("b", canary=CanaryConfig(model="bad")))
+    for canary in ("bad", "missing"):
+        assert not books.change(Wanted("b", canary=CanaryConfig(model=canary)))
     assert answering(books) == ["a-v"]
+    assert not books.follow()
+    assert [refused["model"] for refused in books.to_dict()["refused"]] == ["bad", "missing"]
 
 
 def test_going_back_takes_the_model_that_is_still_in_memory() -> None:
@@ -108,11 +114,8 @@ class MovingRun(Shelves):
 
     best = "step-1"
 
-    def locate(self, reference: str, which: str) -> str:
-        return self.best
-
-    def open(self, reference: str, which: str, config: ComputeConfig) -> Model:
-        return super().open(self.best, which, config)
+    def locate(self, reference: str, which: str) -> Located:
+        return super().locate(self.best, which)
 
 
 def test_a_new_best_checkpoint_is_served_and_a_damaged_one_is_tried_once() -> None:
@@ -130,6 +133,105 @@ def test_a_new_best_checkpoint_is_served_and_a_damaged_one_is_tried_once() -> No
     shelves.best = "step-3"
     assert books.follow()
     assert answering(books) == ["step-3-v"]
+
+
+ACCIDENTS = [
+    torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"),
+    OSError(28, "No space left on device"),
+    StorageUnavailableError("s3://poses: cannot be reached"),
+]
+"""What happens while a model is loaded, and says nothing about it."""
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda accident: type(accident).__name__)
+def test_an_accident_refuses_a_change_in_one_line_and_only_a_service_that_begins_fails_of_it(
+    accident: Exception,
+) -> None:
+    shelves = shelves_of("good")
+    shelves.places["next"] = accident
+    with pytest.raises(type(accident)):
+        library(shelves).change(Wanted("next"))
+    books = library(shelves)
+    books.change(Wanted("good"))
+    assert not books.change(Wanted("next"))
+    assert answering(books) == ["good-v"]
+    (refused,) = books.to_dict()["refused"]
+    assert refused["model"] == "next"
+    told = {"OutOfMemoryError": "OutOfMemoryError: CUDA out of memory.",
+            "OSError": "OSError: [Errno 28] No space left on device"}  # fmt: skip
+    assert refused["reason"] == told.get(type(accident).__name__, str(accident))
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS, ids=lambda accident: type(accident).__name__)
+def test_a_checkpoint_that_met_an_accident_is_served_once_that_has_passed(accident: Exception) -> None:
+    shelves = MovingRun()
+    shelves.add("step-1")
+    shelves.places["step-2"] = accident
+    books = library(shelves)
+    books.change(Wanted("run", follow_s=1.0))
+    shelves.best = "step-2"
+    assert not books.follow()
+    assert [refused["model"] for refused in books.to_dict()["refused"]] == ["run"]
+    shelves.add("step-2")
+    assert books.follow()
+    assert answering(books) == ["step-2-v"]
+    assert books.to_dict()["refused"] == []
+
+
+def test_an_outage_that_has_passed_is_told_no_more_though_nothing_newer_is_there() -> None:
+    shelves = MovingRun()
+    shelves.add("step-1")
+    books = library(shelves)
+    books.change(Wanted("run", follow_s=1.0))
+    shelves.best = "lost"  # and cannot be located
+    assert not books.follow()
+    assert books.refusals
+    shelves.best = "step-1"
+    assert not books.follow()
+    assert not books.refusals
+
+
+def test_a_model_that_is_overwritten_in_place_is_served() -> None:
+    shelves = shelves_of("best.pt")
+    books = library(shelves)
+    books.change(Wanted("best.pt", follow_s=1.0))
+    assert not books.follow()
+    shelves.add("best.pt", fingerprint="2")
+    assert books.follow()
+    assert answering(books) == ["best.pt-v2"]
+    shelves.places["best.pt"], shelves.fingerprints["best.pt"] = CheckpointError("best.pt: cut off"), "3"
+    assert [books.follow(), books.follow()] == [False] * 2
+    assert shelves.opened == ["best.pt"] * 3
+    shelves.add("best.pt", fingerprint="4")
+    assert books.follow()
+    assert books.to_dict()["refused"] == []
+    shelves.add("best.pt", fingerprint="5")
+    assert books.change(Wanted("best.pt"))
+    assert answering(books) == ["best.pt-v5"]
+
+
+@pytest.mark.parametrize("file", ["model.pt", "run/weights/best.pt", "run/checkpoints/step-00000004/state.json"])
+def test_what_lies_at_a_place_is_told_from_what_lay_there_before(tmp_path: Path, file: str) -> None:
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"first")
+    checkpoint = path.name == "state.json"
+    reference = str(path.parent if checkpoint else tmp_path / file.partition("/")[0])
+    first = locate(reference, "best")
+    assert locate(reference, "best") == first
+    assert first.place == str(path.parent if checkpoint else path)
+    path.with_name("other.pt").write_bytes(b"beside it")
+    assert locate(reference, "best") == first
+    path.write_bytes(b"second")
+    assert locate(reference, "best") != first
+
+
+def test_an_export_in_a_folder_is_another_one_once_a_file_of_it_is(tmp_path: Path) -> None:
+    (tmp_path / "model.xml").write_bytes(b"graph")
+    (tmp_path / "model.bin").write_bytes(b"weights")
+    first = locate(str(tmp_path), "best")
+    (tmp_path / "model.bin").write_bytes(b"other weights")
+    assert locate(str(tmp_path), "best") != first
 
 
 @given(st.floats(0, 1), st.integers(1, 400))

@@ -12,8 +12,11 @@ import httpx
 import numpy as np
 import pytest
 
+from raypose.config.serve_schema import CanaryConfig
 from raypose.serve.http import create_app
-from tests.serve_fakes import Shelves, config_for, run, serving
+from raypose.serve.models import Wanted
+from tests.serve_fakes import Shelves, config_for, post_scope, run, serving
+from tests.unit.test_serve_http import waiting
 
 
 def film(folder: Path, frames: int = 6, *, side: int = 64) -> bytes:
@@ -140,16 +143,35 @@ def test_a_client_that_goes_away_ends_the_work(tmp_path: Path) -> None:
                 if b'"frame":3' in message.get("body", b""):
                     gone.set()
 
-            scope = {
-                "type": "http", "asgi": {"spec_version": "2.3"}, "method": "POST", "path": "/v1/predict/stream",
-                "query_string": b"", "headers": [], "http_version": "1.1", "scheme": "http", "root_path": "",
-            }  # fmt: skip
-            await create_app(service)(scope, receive, send)
+            await create_app(service)(post_scope("/v1/predict/stream"), receive, send)
             return service.pending, sum(finder.batches)
 
     pending, predicted = run(go())
     assert pending == 0
     assert predicted < 100
+
+
+def test_a_video_stays_with_the_model_that_began_it_though_that_goes(tmp_path: Path) -> None:
+    content = film(tmp_path, 30)
+
+    async def go() -> list[dict[str, Any]]:
+        shelves = Shelves()
+        for name, score in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
+            shelves.add(name, score=score)
+        held: Any = shelves.places["b"]
+        finder = held._first._backend
+        finder.gate.clear()
+        async with serving(shelves, config_for("a", "canary={model: b, share: 0.0}")) as (service, client):
+            answer = asyncio.create_task(client.post("/v1/predict/stream?model=canary", content=content))
+            await waiting(lambda: finder.batches)
+            assert await service.change(Wanted("a", canary=CanaryConfig(model="c")))
+            assert await service.change(Wanted("a"))
+            finder.gate.set()
+            return lines(await answer)
+
+    _, *frames, last = run(go())
+    assert last == {"end": {"frames": 30}}
+    assert {frame["version"] for frame in frames} == {"b-v"}
 
 
 def test_the_description_is_shown_without_asking_another_server() -> None:

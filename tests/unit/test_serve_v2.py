@@ -101,6 +101,34 @@ def test_parameters_out_of_range_are_refused(parameters: dict[str, Any]) -> None
     assert infer([image], parameters=parameters).status_code == 400
 
 
+def bytes_tensor(rest: bytes, name: str = "image") -> tuple[bytes, str]:
+    entry = {"name": name, "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": len(rest)}}
+    head = json.dumps({"inputs": [entry]}).encode()
+    return head + rest, str(len(head))
+
+
+@pytest.mark.parametrize("trailing", [1, 2, 3])
+def test_bytes_behind_the_last_entry_are_refused(trailing: int) -> None:
+    body, length = bytes_tensor(struct.pack("<I", 2) + b"ab" + b"x" * trailing)
+    response = ask(path=INFER, content=body, headers={"Inference-Header-Content-Length": length})
+    assert response.status_code == 400
+    assert f"{trailing} bytes after its last entry" in response.json()["error"]
+
+
+def test_a_length_of_thousands_of_digits_is_refused() -> None:
+    body, _ = bytes_tensor(b"")
+    response = ask(path=INFER, content=body, headers={"Inference-Header-Content-Length": "9" * 5000})
+    assert response.status_code == 400
+    assert len(response.json()["error"]) < 200
+
+
+def test_a_name_that_is_no_text_is_refused_with_an_answer() -> None:
+    body, length = bytes_tensor(b"\xff\xff\xff\xff", "\ud800")
+    response = ask(path=INFER, content=body, headers={"Inference-Header-Content-Length": length})
+    assert response.status_code == 400
+    assert r"'\ud800'" in response.json()["error"]
+
+
 ENTRIES = st.fixed_dictionaries(
     {},
     optional={

@@ -31,8 +31,15 @@ class Source:
 def open_source(source: str) -> Source:
     """An image, a video, a folder (searched recursively) or a shard set, by path or `s3://` URL; or a glob of files.
 
-    Raises DataError when nothing is there or nothing in it is an image or video. Hidden files are left out.
+    Raises DataError when nothing is there, nothing in it is an image or video, or a name is no text. Hidden files are
+    left out.
     """
+    found = _find(source)
+    _require_text(found)
+    return found
+
+
+def _find(source: str) -> Source:
     if is_remote(source):
         return _remote_source(source)
     path = Path(source).expanduser().absolute()
@@ -86,6 +93,22 @@ def _files(source: str, store: ObjectStore, keys: Iterable[str]) -> Source:
         known = " ".join(sorted(IMAGE_SUFFIXES | VIDEO_SUFFIXES))
         raise DataError(f"{source}: {len(found)} files, none of them an image or a video ({known}); check the path")
     return Source(store.url, images, videos)
+
+
+def _require_text(found: Source) -> None:
+    """Names stand in results and errors as text; one that is not UTF-8 would end the part that it is in."""
+    names = [name for name in (found.root, *found.images, *found.videos) if not _is_text(name)]
+    if names:
+        others = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+        raise DataError(f"{found.root!r}: the name {names[0]!r}{others} is not UTF-8, as results are; rename it")
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_image(key: str) -> bool:

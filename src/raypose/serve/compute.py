@@ -195,8 +195,13 @@ def _classes(backend: Backend) -> int:
     return len(backend.metadata.spec.class_names)
 
 
-def _deviation(expected_BCA: Tensor, found_BCA: Tensor, classes: int) -> Deviation:
-    """Compared anchor by anchor, so that no suppression decides which people stand beside which."""
+def _deviation(expected_BCA: Tensor, found_BCA: Tensor, classes: int) -> Deviation | None:
+    """Compared anchor by anchor, so that no suppression decides which people stand beside which.
+
+    None where what was found is not finite: no comparison with it is ever false.
+    """
+    if not bool(torch.isfinite(found_BCA).all()):
+        return None
     keypoint_px, score_difference = 0.0, 0.0
     for expected_CA, found_CA in zip(expected_BCA, found_BCA.float().cpu(), strict=True):
         score_A = expected_CA[4 : 4 + classes].max(dim=0).values
@@ -211,7 +216,9 @@ def _deviation(expected_BCA: Tensor, found_BCA: Tensor, classes: int) -> Deviati
     return Deviation(keypoint_px, score_difference)
 
 
-def _refusal(deviation: Deviation, config: ComputeConfig) -> str:
+def _refusal(deviation: Deviation | None, config: ComputeConfig) -> str:
+    if deviation is None:
+        return "its output on a test image is not finite"
     if deviation.keypoint_px <= config.keypoint_tolerance_px and deviation.score <= config.score_tolerance:
         return ""
     allowed = Deviation(config.keypoint_tolerance_px, config.score_tolerance)

@@ -39,10 +39,9 @@ class Look:
     megapixels: int
 
     @classmethod
-    def of(cls, image_HW3: ImageArray, poses: Poses) -> Look:
+    def of(cls, pixels: int, poses: Poses) -> Look:
         scores = poses.score_N.tolist() or [0.0]
-        height, width = image_HW3.shape[:2]
-        return cls(tuple(_bin(score, SCORE_EDGES) for score in scores), _bin(height * width / 1e6, MEGAPIXEL_EDGES))
+        return cls(tuple(_bin(score, SCORE_EDGES) for score in scores), _bin(pixels / 1e6, MEGAPIXEL_EDGES))
 
 
 class Population:
@@ -100,7 +99,7 @@ def reference_of(find: Callable[[ImageArray], Poses], config: DriftConfig) -> Po
     if not places:
         raise DataError(f"{config.data}: drift.data holds no images; name the set that the model was validated on")
     with closing(read_images(shards, places)) as images:
-        return Population(Look.of(image_HW3, find(image_HW3)) for _, image_HW3 in images)
+        return Population(Look.of(image_HW3.shape[0] * image_HW3.shape[1], find(image_HW3)) for _, image_HW3 in images)
 
 
 def places_of(samples_S: Sequence[int], images: int) -> list[int]:

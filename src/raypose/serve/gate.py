@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -88,6 +89,10 @@ class Gate:
         except Problem as problem:
             state["code"] = problem.code
             await problem_response(problem, scope["path"])(scope, receive, answer)
+        except ClientDisconnect:  # no fault of ours, and nobody is there to be told
+            state["code"] = "client_gone"
+            if "status" in sent:
+                raise  # or the server would take the answer for whole
         except Exception as error:
             state["code"] = "internal"
             print(json.dumps({"error": type(error).__name__, "detail": str(error)[:500], "id": request_id}),  # noqa: T201

@@ -153,7 +153,7 @@ def _add_predict(app: FastAPI, service: Service) -> None:
         if render is not None and len(uploads) > 1:
             raise Problem("bad_parameter", f"render: one image at a time, found {len(uploads)}")
         with service.admitted(len(uploads)):
-            predicted = await service.predict(uploads, selection, wanted=model, keep_pixels=render is not None)
+            predicted = await service.predict(uploads, selection, service.model(model), keep_pixels=render is not None)
         _raise_if_all_failed(predicted)
         request.state.version = predicted.model.version
         headers = {"X-Model-Version": predicted.model.version}
@@ -190,11 +190,10 @@ def _add_stream(app: FastAPI, service: Service) -> None:
             selection = replace(wanted, conf=tracked_conf(wanted.conf)) if track else wanted
         except ConfigError as error:
             raise Problem("bad_parameter", str(error)) from error
-        role, _ = service.model(model)
         asked = Asked(
             selection=selection,
             keypoint_conf=defaults.keypoint_conf if keypoint_conf is None else keypoint_conf,
-            model=model or role,  # one that is chosen by shares stays for the whole video
+            answering=service.model(model),
             track=track,
             conf=wanted.conf,
         )

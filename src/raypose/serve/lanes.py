@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from raypose.inference import Fitted, Selection
-from raypose.serve.models import Model
+from raypose.serve.loading import Model
 from raypose.serve.problem import Problem
 from raypose.structures import Poses
 

@@ -110,7 +110,7 @@ def _infer(service: Service, name: str) -> Any:
             if not isinstance(image, Upload) and image.shape[0] * image.shape[1] > service.config.limits.image_pixels:
                 raise Problem("image_too_large", f"pixels: {image.shape[1]}x{image.shape[0]}")
         with service.admitted(len(images)):
-            predicted = await service.predict(images, _selection(asked, service), wanted=version)
+            predicted = await service.predict(images, _selection(asked, service), service.model(version))
         request.state.version = predicted.model.version
         tensors = _tensors(predicted.images, predicted.model.spec.skeleton.keypoints)
         head = {"model_name": name, "model_version": predicted.model.version} | ({"id": asked.id} if asked.id else {})

@@ -8,11 +8,15 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
+from pydantic import ValidationError
 
-from raypose.config.serve_schema import CanaryConfig, ServeConfig
+from raypose.config.s3_url import hide_secrets
+from raypose.config.serve_schema import ServeConfig
+from raypose.errors import ConfigError
 from raypose.serve.http import create_app
+from raypose.serve.loading import comparing
 from raypose.serve.metrics import ServeMetrics
-from raypose.serve.models import Library, Wanted, comparing
+from raypose.serve.models import Library, Wanted
 from raypose.serve.service import Service
 
 
@@ -37,8 +41,15 @@ class PoseReplica:
 
         Raising would make Serve take the replica for broken, and replace it by one that has no model at all.
         """
-        wanted = wanted_of(user_config)
-        await self.service.change(wanted)
+        try:
+            wanted = wanted_of(user_config)
+        except ConfigError as error:
+            if not self.service.models():
+                raise
+            await self.service.refuse("user_config", error)
+            return
+        if not await self.service.change(wanted):
+            return
         if self._following is not None:
             self._following.cancel()
         self._following = asyncio.create_task(self._follow(wanted.follow_s)) if wanted.follow_s else None
@@ -56,9 +67,14 @@ def user_config_of(config: ServeConfig) -> dict[str, Any]:
 
 def wanted_of(user_config: Mapping[str, Any]) -> Wanted:
     """Inverse of `user_config_of`; ConfigError for values that do not fit."""
-    canary = user_config.get("canary")
-    config = ServeConfig.model_validate(dict(user_config))
-    return Wanted(config.model, config.which, config.follow_s, None if canary is None else CanaryConfig(**canary))
+    try:
+        config = ServeConfig.model_validate(user_config)
+    except ValidationError as error:
+        mistakes = "; ".join(
+            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, found {each['input']!r}" for each in error.errors()
+        )
+        raise ConfigError(f"user_config: {hide_secrets(mistakes)[:1000]}; correct it in serveConfigV2") from error
+    return Wanted(config.model, config.which, config.follow_s, config.canary)
 
 
 def _replica_name() -> str:

@@ -18,8 +18,9 @@ from raypose.config.serve_schema import ServeConfig
 from raypose.inference import Selection
 from raypose.serve.drift import Look
 from raypose.serve.lanes import Answer, Job, Lanes
+from raypose.serve.loading import Model
 from raypose.serve.metrics import ServeMetrics
-from raypose.serve.models import Library, Model, Role, Wanted
+from raypose.serve.models import Library, Role, Wanted
 from raypose.serve.parameters import selection_of
 from raypose.serve.problem import Problem
 from raypose.serve.uploads import Upload, pixels_of
@@ -52,6 +53,20 @@ class Predicted:
     images: tuple[Prediction | Problem, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """What is kept of an image that waits for its answer: its pixels only where they are wanted, as many may wait."""
+
+    width: int
+    height: int
+    decode_s: float
+    image_HW3: ImageArray | None
+
+    @property
+    def pixels(self) -> int:
+        return self.width * self.height
+
+
 class Service:
     """Everything between bytes and poses. Belongs to the event loop that it was made in."""
 
@@ -77,6 +92,10 @@ class Service:
     async def follow(self) -> bool:
         """Serve the run's best checkpoint; see `Library.follow`."""
         return await self._changed(self.library.follow)
+
+    async def refuse(self, what: str, error: Exception) -> None:
+        """Tell of a change that cannot even be tried; see `Library.refuse`."""
+        await self._changed(lambda: self.library.refuse(what, error))
 
     async def _changed(self, change: Callable[[], bool]) -> bool:
         known = set(self.library.refusals.items())
@@ -134,12 +153,15 @@ class Service:
         self,
         uploads: Sequence[Upload | ImageArray],
         selection: Selection,
+        answering: tuple[Role, Model],
         *,
-        wanted: str | None = None,
         keep_pixels: bool = False,
     ) -> Predicted:
-        """The people of every image; those with a Problem have it in their place. The caller has been admitted."""
-        role, model = self.model(wanted)
+        """The people of every image; those with a Problem have it in their place.
+
+        The caller has been admitted, and told by `model` who answers.
+        """
+        role, model = answering
         work = [self._predict_one(upload, model, selection, keep_pixels=keep_pixels) for upload in uploads]
         try:
             async with asyncio.timeout(self.config.limits.request_s):
@@ -155,48 +177,44 @@ class Service:
         arrived_s = time.perf_counter()
         answer: asyncio.Future[Answer] = self._loop.create_future()
 
-        def prepare() -> tuple[Job, ImageArray]:
+        def prepare() -> _Queued:
             if answer.done():  # given up while it waited for a thread: nobody reads this
                 raise Problem("timed_out", "given up")
             image_HW3 = pixels_of(upload, self.config.limits) if isinstance(upload, Upload) else upload
             job = Job(model, model.fit(image_HW3, "image"), selection, answer)
             self._lanes.put(job)
-            return job, image_HW3
+            height, width = image_HW3.shape[:2]
+            return _Queued(width, height, job.queued_s - arrived_s, image_HW3 if keep_pixels else None)
 
         try:
-            job, image_HW3 = await self.in_pool(prepare)
-            decode_s = job.queued_s - arrived_s
+            queued = await self.in_pool(prepare)
             answered = await answer
         except Problem as problem:
             return problem
         finally:
             answer.cancel()  # for nothing, where it is answered
-        self._compare(model, selection, image_HW3, answered.poses)
-        return self._prediction(upload, image_HW3, model, answered, decode_s, keep_pixels=keep_pixels)
+        self._compare(model, selection, queued.pixels, answered.poses)
+        name = upload.name if isinstance(upload, Upload) else "image"
+        return self._prediction(name, queued, model, answered)
 
-    def _prediction(
-        self, upload: Upload | ImageArray, image_HW3: ImageArray, model: Model, answered: Answer, decode_s: float,
-        *, keep_pixels: bool,
-    ) -> Prediction:  # fmt: skip
-        height, width = image_HW3.shape[:2]
+    def _prediction(self, name: str, queued: _Queued, model: Model, answered: Answer) -> Prediction:
         stage_s = {
-            "decode": decode_s,
+            "decode": queued.decode_s,
             "queue": answered.queue_s,
             "inference": answered.inference_s,
             "select": answered.select_s,
         }
-        self.metrics.image(model.version, answered.poses, width * height / 1e6, stage_s)
-        name = upload.name if isinstance(upload, Upload) else "image"
-        kept = image_HW3 if keep_pixels else None
-        return Prediction(name, width, height, answered.poses, stage_s, answered.batch, kept)
+        self.metrics.image(model.version, answered.poses, queued.pixels / 1e6, stage_s)
+        return Prediction(name, queued.width, queued.height, answered.poses, stage_s, answered.batch, queued.image_HW3)
 
-    def _compare(self, model: Model, selection: Selection, image_HW3: ImageArray, poses: Poses) -> None:
+    def _compare(self, model: Model, selection: Selection, pixels: int, poses: Poses) -> None:
         """With the reference of the model, where a request took the thresholds that its figures have."""
         if model.drift is None or selection != self._compared:
             return
-        model.drift.observe(Look.of(image_HW3, poses))
+        model.drift.observe(Look.of(pixels, poses))
         indices = model.drift.indices()
-        if indices is not None:
+        # One that was replaced still answers what it had; a figure of it would be cleared by nobody.
+        if indices is not None and any(model is serving for _, serving in self.models()):
             self.metrics.drift(model.version, indices)
 
     def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float) -> None:

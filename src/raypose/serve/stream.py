@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import Message, Receive, Scope, Send
 
@@ -20,6 +21,8 @@ from raypose.errors import DataError
 from raypose.inference import Selection, describe_people
 from raypose.model import Tracker
 from raypose.serve.answers import skeleton_id
+from raypose.serve.loading import Model
+from raypose.serve.models import Role
 from raypose.serve.problem import Problem
 from raypose.serve.service import Predicted, Prediction, Service
 from raypose.serve.uploads import Upload
@@ -29,11 +32,14 @@ from raypose.vision.video import VideoFile
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a request wants of every frame. `conf` is the least score of somebody new, where people are tracked."""
+    """What a request wants of every frame. `conf` is the least score of somebody new, where people are tracked.
+
+    `answering` stays for the whole video, also where another model takes its place: a track is of one model.
+    """
 
     selection: Selection
     keypoint_conf: float
-    model: str
+    answering: tuple[Role, Model]
     track: bool
     conf: float
 
@@ -109,8 +115,11 @@ class VideoAnswer(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def patiently(message: Message) -> None:
-            async with asyncio.timeout(self._service.config.limits.request_s):
-                await send(message)
+            try:
+                async with asyncio.timeout(self._service.config.limits.request_s):
+                    await send(message)
+            except TimeoutError as error:
+                raise ClientDisconnect from error
 
         try:
             await super().__call__(scope, receive, patiently)
@@ -141,7 +150,7 @@ class VideoAnswer(StreamingResponse):
                 image_HW3 = await self._service.in_pool(self._video.read)
                 more = image_HW3 is not None
                 if image_HW3 is not None:
-                    work = self._service.predict([image_HW3], self._asked.selection, wanted=self._asked.model)
+                    work = self._service.predict([image_HW3], self._asked.selection, self._asked.answering)
                     self._under_way.append(asyncio.create_task(work))
             if self._under_way:
                 predicted = await self._under_way[0]

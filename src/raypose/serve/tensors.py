@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from raypose.serve.problem import Problem
 
 _DTYPES: dict[str, Any] = {"UINT8": np.uint8, "INT64": np.int64, "FP32": np.float32}
+_DIGITS = 20
+_LENGTH_BYTES = 4
+"""Of an entry of BYTES, which stand in front of it."""
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 
 
@@ -35,9 +38,7 @@ class InferRequest:
 
 def parse_request(body: bytes, header_length: str | None) -> InferRequest:
     """From a body whose first `header_length` bytes are JSON and the rest tensors; Problem where it is none."""
-    if header_length is not None and not (header_length.isdecimal() and int(header_length) <= len(body)):
-        raise Problem("bad_body", f"Inference-Header-Content-Length {header_length[:20]!r} for {len(body)} bytes")
-    split = len(body) if header_length is None else int(header_length)
+    split = len(body) if header_length is None else _split(header_length, len(body))
     try:
         raw = json.loads(body[:split])
         inputs = _inputs(raw["inputs"], memoryview(body)[split:])
@@ -54,19 +55,26 @@ def parse_request(body: bytes, header_length: str | None) -> InferRequest:
         raise Problem("bad_body", f"not a request of the Open Inference Protocol: {error!r:.200}") from error
 
 
+def _split(header_length: str, size: int) -> int:
+    """Where the JSON ends. Python refuses to read numbers of thousands of digits."""
+    if header_length.isdecimal() and len(header_length) <= _DIGITS and int(header_length) <= size:
+        return int(header_length)
+    raise Problem("bad_body", f"Inference-Header-Content-Length {header_length[:_DIGITS]!r} for {size} bytes")
+
+
 def _inputs(entries: Sequence[Mapping[str, Any]], rest: memoryview) -> dict[str, NDArray[Any] | list[bytes]]:
     found: dict[str, NDArray[Any] | list[bytes]] = {}
     for entry in entries:
         size = (entry.get("parameters") or {}).get("binary_data_size")
         name, shape = str(entry["name"]), [int(side) for side in entry["shape"]]
         if any(side < 0 for side in shape):
-            raise Problem("bad_body", f"input {name[:50]}: shape {shape}")
+            raise Problem("bad_body", f"input {name[:50]!r}: shape {shape}")
         if size is None:
             found[name] = _from_json(name, str(entry["datatype"]), shape, entry["data"])
             continue
         size = int(size)
         if not 0 <= size <= len(rest):
-            raise Problem("bad_body", f"input {name[:50]}: binary_data_size {size}, there are {len(rest)} bytes")
+            raise Problem("bad_body", f"input {name[:50]!r}: binary_data_size {size}, there are {len(rest)} bytes")
         found[name] = _from_bytes(name, str(entry["datatype"]), shape, rest[:size])
         rest = rest[size:]
     return found
@@ -77,7 +85,7 @@ def _from_json(name: str, kind: str, shape: list[int], data: Any) -> NDArray[Any
         try:
             return [base64.b64decode(text, validate=True) for text in _flat(data)]
         except (binascii.Error, TypeError, ValueError) as error:
-            raise Problem("bad_body", f"input {name[:50]}: BYTES in JSON are base64 texts") from error
+            raise Problem("bad_body", f"input {name[:50]!r}: BYTES in JSON are base64 texts") from error
     return np.asarray(data, _dtype(name, kind)).reshape(shape)
 
 
@@ -85,21 +93,24 @@ def _from_bytes(name: str, kind: str, shape: list[int], data: memoryview) -> NDA
     if kind != "BYTES":
         dtype = np.dtype(_dtype(name, kind))
         if math.prod(shape) * dtype.itemsize != len(data):
-            raise Problem("bad_body", f"input {name[:50]}: {len(data)} bytes for shape {shape} of {kind}")
+            raise Problem("bad_body", f"input {name[:50]!r}: {len(data)} bytes for shape {shape} of {kind}")
         return np.frombuffer(data, dtype).reshape(shape)
     entries = []
     while data:
+        if len(data) < _LENGTH_BYTES:
+            raise Problem("bad_body", f"input {name[:50]!r}: {len(data)} bytes after its last entry")
         (length,) = struct.unpack_from("<I", data)
-        if length > len(data) - 4:
-            raise Problem("bad_body", f"input {name[:50]}: an entry of {length} bytes, there are {len(data) - 4}")
-        entries.append(bytes(data[4 : 4 + length]))
-        data = data[4 + length :]
+        data = data[_LENGTH_BYTES:]
+        if length > len(data):
+            raise Problem("bad_body", f"input {name[:50]!r}: an entry of {length} bytes, there are {len(data)}")
+        entries.append(bytes(data[:length]))
+        data = data[length:]
     return entries
 
 
 def _dtype(name: str, kind: str) -> Any:
     if kind not in _DTYPES:
-        raise Problem("bad_body", f"input {name[:50]}: datatype {kind[:20]!r}; BYTES and UINT8 are understood")
+        raise Problem("bad_body", f"input {name[:50]!r}: datatype {kind[:20]!r}; BYTES and UINT8 are understood")
     return _DTYPES[kind]
 
 

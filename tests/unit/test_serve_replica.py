@@ -1,0 +1,74 @@
+"""What Ray Serve tells a replica: only a replica that has never served may fail of it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+import torch
+
+from raypose.errors import ConfigError
+from raypose.serve.models import Library
+from raypose.serve.replica import PoseReplica, user_config_of
+from tests.serve_fakes import Shelves, config_for, run
+from tests.unit.test_serve_http import waiting
+
+
+@asynccontextmanager
+async def replica_of(shelves: Shelves) -> AsyncIterator[PoseReplica]:
+    with torch.enable_grad():  # again in the end: a replica turns gradients off for its process
+        replica = PoseReplica(config_for("a"), "r0")
+        replica.service.library = Library(replica.service.config.compute, shelves.open, shelves.locate)
+        try:
+            yield replica
+        finally:
+            if replica._following is not None:
+                replica._following.cancel()
+            replica.service.close()
+
+
+def asked(place: str, **more: Any) -> dict[str, Any]:
+    return user_config_of(config_for(place)) | more
+
+
+def test_words_that_mean_nothing_are_refused_with_their_place_and_change_nothing() -> None:
+    async def go() -> list[dict[str, str]]:
+        shelves = Shelves()
+        shelves.add("a")
+        async with replica_of(shelves) as replica:
+            with pytest.raises(ConfigError, match="which"):
+                await replica.reconfigure(asked("a", which="bset"))
+            await replica.reconfigure(asked("a"))
+            for _ in range(2):
+                await replica.reconfigure(asked("a", which="bset"))
+            told: list[dict[str, str]] = replica.service.library.to_dict()["refused"]
+            assert [model.version for _, model in replica.service.models()] == ["a-v"]
+            assert 'model_changes_total{outcome="refused",replica="r0"} 1.0' in (
+                replica.service.metrics.exposition().decode()
+            )
+            await replica.reconfigure(asked("a"))
+            assert not replica.service.library.refusals
+            return told
+
+    (refused,) = run(go())
+    assert refused["model"] == "user_config"
+    assert "which: Input should be 'best' or 'last', found 'bset'; correct it" in refused["reason"]
+
+
+def test_a_model_that_does_not_fit_into_memory_leaves_the_replica_and_what_it_follows_alone() -> None:
+    async def go() -> list[str]:
+        shelves = Shelves()
+        shelves.add("a")
+        async with replica_of(shelves) as replica:
+            await replica.reconfigure(asked("a", follow_s=0.01))
+            shelves.places["huge"] = torch.OutOfMemoryError("CUDA out of memory")
+            await replica.reconfigure(asked("huge"))
+            shelves.places["a"], shelves.fingerprints["a"] = OSError(28, "No space left on device"), "2"
+            await waiting(lambda: "a" in replica.service.library.refusals)
+            shelves.add("a", fingerprint="3")
+            await waiting(lambda: replica.service.models()[0][1].version == "a-v3")
+            return list(replica.service.library.refusals)
+
+    assert run(go()) == ["huge"]
