@@ -49,7 +49,7 @@ class GradientSum:
         if world.size == 1:
             return
         for tensor in model.state_dict().values():
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor.as_strided((tensor.numel(),), (1,)), src=0)  # in whatever order it lies in memory
         # Backward comes to the last layers first.
         trainable = [parameter for parameter in model.parameters() if parameter.requires_grad][::-1]
         for parameters in _cut(trainable):
