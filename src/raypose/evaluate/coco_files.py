@@ -107,9 +107,10 @@ def _as_pycocotools_counts(
     classes: Mapping[Hashable, int],
     path: Path,
 ) -> list[tuple[int, Mapping[str, Any]]]:
-    """The annotations that pycocotools looks at, each with its place in the file.
+    """The annotations that pycocotools looks at, each with its place in the file, in the order in which it does.
 
-    Those of unlisted images and categories are not seen. Where several share an id, each stands for the last of them.
+    Those of unlisted images and categories are not seen. Where several share an id, each stands for the last of them,
+    but is looked at when the turn of its own image comes.
     """
     listed = []
     for place, person in enumerate(people):
@@ -118,6 +119,7 @@ def _as_pycocotools_counts(
         if image in images and category in classes:
             listed.append((place, person))
     last_of = {_identity(person, "id", f"{path}: annotations[{m}]"): (m, person) for m, person in listed}
+    listed.sort(key=lambda entry: images[entry[1]["image_id"]])
     counted = [last_of[person["id"]] for _, person in listed]
     _warn(path, len(people) - len(listed), "annotations are of images or categories that it does not list; left out")
     repeated = len(counted) - len(last_of)
