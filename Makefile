@@ -43,7 +43,7 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: two to three
 	$(BIN)/pytest tests/unit -n auto
 
 test: check  ## Everything `check` does, then all other tests, two at a time: 20 to 30 minutes on two cores
-	$(BIN)/pytest tests --ignore=tests/unit -m "not slow" -n 2 --dist loadgroup
+	$(BIN)/pytest tests --ignore=tests/unit -m "not slow" -n 2 --dist loadfile
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each: clusters of several nodes, rendered manifests, long ones of the service
 	$(BIN)/pytest tests -m slow

@@ -15,6 +15,7 @@ os.environ.setdefault("YOLO_OFFLINE", "true")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -25,21 +26,32 @@ pytest.register_assert_rewrite("tests.store_contract")
 settings.register_profile("raypose", deadline=None, max_examples=60)
 settings.load_profile("raypose")
 
-SHARED = {"served": "service", "cluster": "cluster", "rgw": "ceph", "server": "ceph"}
-"""Fixtures that take many seconds to start, and the group of the tests that use them."""
+SHARED = {
+    "tests/serve/": "service",
+    "tests/cluster/test_build_on_ray.py": "cluster",
+    "tests/cluster/test_train.py": "cluster",
+    "tests/cluster/test_val.py": "cluster",
+    "tests/s3/test_training.py": "ceph",
+    "tests/s3/test_training_faults.py": "ceph",
+}
+"""Tests that share what takes many seconds to start, by the beginnings of their ids; besides, those with [rgw]."""
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the marks when its own turn has come
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of several workers, one gets all tests that share what takes long to start, and else all of a file."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(_shared_by(item) or item.location[0]))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With `--dist loadfile`, one worker has not only all tests of a file, but all that share what is slow to start."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
 
+    class Sharing(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            groups = [group for beginning, group in SHARED.items() if nodeid.startswith(beginning)]
+            if "[rgw" in nodeid:
+                groups.append("ceph")
+            return groups[0] if groups else str(super()._split_scope(nodeid))
 
-def _shared_by(item: pytest.Item) -> str | None:
-    if getattr(item, "callspec", None) and item.callspec.params.get("s3_endpoint") == "rgw":
-        return SHARED["rgw"]
-    return next((SHARED[name] for name in getattr(item, "fixturenames", ()) if name in SHARED), None)
+    return Sharing(config, log)
 
 
 @pytest.fixture(scope="session")
