@@ -37,6 +37,14 @@ SHARED = {
 """Tests that share what takes many seconds to start, by the beginnings of their ids; besides, those with [rgw]."""
 
 
+LONGEST = ("tests/tune/test_killed_sweep.py", "tests/cluster/test_killed_driver.py", "tests/monitoring/test_scrape.py")
+"""Single tests of minutes. They go first, or one worker would wait for them in the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(LONGEST))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """With `--dist loadfile`, one worker has not only all tests of a file, but all that share what is slow to start."""
