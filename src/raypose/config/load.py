@@ -68,9 +68,15 @@ def load_as(schema: type[Config], path: str | Path | None, overrides: Sequence[s
     return _checked(schema, _parse(_read_file(Path(path)), str(path), schema), overrides, str(path))
 
 
-def places_of(schema: type[BaseModel], path: str | Path) -> dict[KeyPath, str]:
-    """Where each key of a file stands, as file and line."""
-    return _parse(_read_file(Path(path)), str(path), schema).places
+def load_placed(schema: type[Config], path: str | Path) -> tuple[Config, dict[KeyPath, str]]:
+    """`load_as`, and where each key of the file stands, as file and line."""
+    return parse_placed(schema, _read_file(Path(path)), str(path))
+
+
+def parse_placed(schema: type[Config], text: str, name: str) -> tuple[Config, dict[KeyPath, str]]:
+    """`load_placed` for a text that lies anywhere; `name` stands in front of its line numbers."""
+    source = _parse(text, name, schema)
+    return _checked(schema, source, (), name), source.places
 
 
 def check_values(values: Mapping[str, Any], places: Mapping[KeyPath, str], otherwise: str) -> RunConfig:
@@ -94,6 +100,14 @@ def _checked(schema: type[Config], source: _Source, overrides: Sequence[str], ot
     if source.problems or config is None:
         raise ConfigError(source.problems)
     return config
+
+
+def dotted(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """What stands in sections, and in sections of them, by its dotted key, as overrides name it."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= dotted(value, f"{above}{key}.") if isinstance(value, dict) else {above + key: value}
+    return flat
 
 
 def dump_config(config: RunConfig) -> str:

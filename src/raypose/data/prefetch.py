@@ -29,7 +29,7 @@ JOIN_S = 5.0
 """How long leaving waits for downloads; they end by themselves later, and with the process at the latest."""
 
 
-def shards_ahead(plan: Plan, lanes: Sequence[int], step: int, end_step: float = math.inf) -> Iterator[int]:
+def shards_ahead(plan: Plan, lanes: Sequence[int], step: int, end_step: int) -> Iterator[int]:
     """The shards that these lanes need from `step` up to `end_step`, in the order of their first steps."""
     by_lane = (plan.shards_ahead(step, lane) for lane in lanes)
     merged = heapq.merge(*by_lane, key=lambda use: use.first_step)

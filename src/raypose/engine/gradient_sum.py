@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,7 @@ class _Bucket:
     parameters: int
     missing: int = 0
     """Parameters whose gradient is not there yet."""
-    work: dist.Work | None = field(default=None)
+    work: dist.Work | None = None
 
 
 class GradientSum:

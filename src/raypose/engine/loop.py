@@ -126,7 +126,7 @@ class _Loop:
             interrupted, is_due = parts.world.from_leader(self._leader_wishes())
             warned = self._is_warned()
         epoch = parts.plan.epochs_completed(progress.step)
-        epoch_ended = epoch > parts.plan.epochs_completed(progress.step - 1)
+        epoch_ended = self._ends_epoch(progress.step)
         interrupted = interrupted or (epoch_ended and epoch == self._until_epoch)
         is_last = progress.step == parts.total_steps
         evaluation = None
@@ -134,8 +134,7 @@ class _Loop:
             evaluation = self._validate(progress, epoch)
             progress = evaluation.progress
         saves_epoch = epoch_ended and epoch % config.checkpoint.every_epochs == 0
-        every_steps = config.checkpoint.every_steps
-        saves_step = every_steps is not None and progress.step % every_steps == 0
+        saves_step = self._saves_after(progress.step)
         is_best = evaluation is not None and evaluation.is_best
         if any((saves_epoch, saves_step, is_due, is_best, interrupted, warned, self._is_over(progress))):
             progress = self._save(progress, evaluation)
@@ -156,12 +155,17 @@ class _Loop:
         """Whether there is a line of the log: every so often, and where a checkpoint may be, so that what a line tells
         of never began before it. Else the log of a resumed run would differ from that of one that never stopped.
         """
-        completed, every_steps = self._parts.plan.epochs_completed, self._parts.config.checkpoint.every_steps
-        return (
-            step % self._parts.config.telemetry.log_every_steps == 0
-            or completed(step) > completed(step - 1)
-            or (every_steps is not None and step % every_steps == 0)
-        )
+        every_steps = self._parts.config.telemetry.log_every_steps
+        return step % every_steps == 0 or self._ends_epoch(step) or self._saves_after(step)
+
+    def _ends_epoch(self, step: int) -> bool:
+        completed = self._parts.plan.epochs_completed
+        return completed(step) > completed(step - 1)
+
+    def _saves_after(self, step: int) -> bool:
+        """Whether `checkpoint.every_steps` wants a checkpoint."""
+        every_steps = self._parts.config.checkpoint.every_steps
+        return every_steps is not None and step % every_steps == 0
 
     def _interruption(self, progress: TrainProgress) -> RunInterruptedError:
         parts = self._parts

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raypose.checkpoint import config_of_run, run_of
+from raypose.config.load import dotted
 from raypose.errors import CheckpointError
 from raypose.evaluate.run_comparison import RunRecord
 from raypose.storage import ObjectStore
@@ -42,7 +43,10 @@ def read_run(reference: str | Path) -> RunRecord:
         name=config.name,
         url=store.url,
         status=summary.get("status", "not finished"),
-        settings=dict(_flat(config.model_dump(mode="json"))),
+        settings={
+            key: value if isinstance(value, str) else json.dumps(value)
+            for key, value in dotted(config.model_dump(mode="json")).items()
+        },
         metrics={name: float(value) for name, value in best.items() if value is not None and name not in _PLACE},
         history=history,
         best_epoch=best.get("epoch", math.nan),
@@ -71,13 +75,3 @@ def _best_so_far(history: Sequence[Mapping[str, Any]], metric: str) -> dict[str,
     best = max(rows, key=lambda row: float(row[f"val/{metric}"]))
     measured = {key.removeprefix("val/"): value for key, value in best.items() if key.startswith("val/")}
     return {"epoch": best["epoch"], **measured}
-
-
-def _flat(values: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    flat: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat += _flat(value, f"{above}{key}.")
-        else:
-            flat.append((above + key, value if isinstance(value, str) else json.dumps(value)))
-    return flat

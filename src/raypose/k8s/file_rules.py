@@ -7,10 +7,11 @@ from collections.abc import Iterator
 from pathlib import PurePosixPath
 
 from raypose.config import RunConfig, parse_config
+from raypose.config.load import parse_placed
 from raypose.config.s3_url import SCHEME
 from raypose.errors import ConfigError
 from raypose.k8s.manifest import GPU, Finding, Group, Manifest, at, items, quantity
-from raypose.k8s.mounted import ConfigMaps, load_mounted
+from raypose.k8s.mounted import ConfigMaps
 from raypose.tune.checks import sweep_of
 from raypose.tune.schema import SweepConfig
 
@@ -44,7 +45,7 @@ def _check_sweep(
     text: str, path: str, manifest: Manifest, head: Group, workers: list[Group], files: ConfigMaps
 ) -> Iterator[Finding]:
     try:
-        config, places = load_mounted(SweepConfig, text, path)
+        config, places = parse_placed(SweepConfig, text, path)
         base_path = posixpath.normpath(PurePosixPath(path).parent / config.base)
         base = files.text(head, base_path)
         if base is None:

@@ -1,4 +1,4 @@
-"""The files that pods see: config maps by where they are mounted, read as what they are."""
+"""The files that pods see: config maps by where they are mounted."""
 
 from __future__ import annotations
 
@@ -7,11 +7,8 @@ import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
-from tempfile import TemporaryDirectory
+from pathlib import PurePosixPath
 
-from raypose.config.load import Config, KeyPath, load_as, places_of
-from raypose.errors import ConfigError
 from raypose.k8s.manifest import Group, Manifest, at, items, mapping
 
 _OPERATORS = ";&|\n"
@@ -55,21 +52,6 @@ class ConfigMaps:
                     yield from self.commands(group, script)
                     continue
             yield words
-
-
-def load_mounted(schema: type[Config], text: str, path: str) -> tuple[Config, dict[KeyPath, str]]:
-    """A mounted YAML file as commands read theirs, and where its keys stand.
-
-    Raises ConfigError, with a line for each problem. All places are those in the pod.
-    """
-    with TemporaryDirectory() as folder:  # the loader reads files, which a config map's are not yet
-        file = Path(folder, "mounted.yaml")
-        file.write_text(text, encoding="utf-8")
-        try:
-            config, places = load_as(schema, file), places_of(schema, file)
-        except ConfigError as error:
-            raise ConfigError([problem.replace(str(file), path) for problem in error.problems]) from error
-    return config, {key: place.replace(str(file), path) for key, place in places.items()}
 
 
 class _Script:

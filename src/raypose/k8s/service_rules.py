@@ -9,10 +9,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from raypose.config.load import parse_placed
 from raypose.config.serve_schema import ServeConfig
 from raypose.errors import ConfigError
 from raypose.k8s.manifest import Finding, Group, Manifest, items, mapping
-from raypose.k8s.mounted import ConfigMaps, load_mounted
+from raypose.k8s.mounted import ConfigMaps
 
 _UPGRADES = ("NewCluster", "NewClusterWithIncrementalUpgrade", "None")
 
@@ -78,7 +79,7 @@ def _check_application(
         yield Finding("config-file", manifest.place, f"{file} comes from no config map that the head mounts")
         return
     try:
-        load_mounted(ServeConfig, text, file)
+        parse_placed(ServeConfig, text, file)
     except ConfigError as error:
         for line in error.problems:
             yield Finding("serve-args", manifest.place, line)

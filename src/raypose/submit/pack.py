@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from raypose.config import RunConfig, dump_config, load_config
-from raypose.config.load import load_as, places_of
+from raypose.config.load import load_placed
 from raypose.errors import ConfigError
 from raypose.storage import is_remote
 
@@ -60,9 +60,9 @@ def _pack_sweep(words: list[str], here: Path, folder: Path) -> list[str]:
     if len(files) != 1:
         return words
     path = here / files[0]
-    config = load_as(SweepConfig, path)
+    config, places = load_placed(SweepConfig, path)
     base = load_config(path.parent / config.base)
-    trial = sweep_of(config, base, places_of(SweepConfig, path), str(path)).base  # base with the sweep's overrides
+    trial = sweep_of(config, base, places, str(path)).base  # base with the sweep's overrides
     _require_shared(config.storage, "storage")
     for place in config.warm_start:
         _require_shared(place, "warm_start")

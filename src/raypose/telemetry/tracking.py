@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from raypose.config import RunConfig
+from raypose.config.load import dotted
 from raypose.storage import ObjectStore
 from raypose.telemetry.events import EpochValidated, Event, RunFinished, RunStarted, RunStopped, StepsDone
 from raypose.telemetry.logbook import train_row, validation_row
@@ -74,17 +75,10 @@ class Tracking:
 
 def parameters_of(config: RunConfig) -> dict[str, str | int | float | bool]:
     """Every setting by its dotted key, as overrides name it."""
-    return dict(_leaves(config.model_dump(mode="json"), ""))
-
-
-def _leaves(values: Mapping[str, Any], prefix: str) -> list[tuple[str, str | int | float | bool]]:
-    flat: list[tuple[str, str | int | float | bool]] = []
-    for key, value in values.items():
-        if isinstance(value, dict):
-            flat += _leaves(value, f"{prefix}{key}.")
-        else:
-            flat.append((prefix + key, value if isinstance(value, str | int | float | bool) else str(value)))
-    return flat
+    settings = dotted(config.model_dump(mode="json"))
+    return {
+        key: value if isinstance(value, str | int | float | bool) else str(value) for key, value in settings.items()
+    }
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:

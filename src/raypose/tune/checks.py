@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from raypose.config import RunConfig, load_config
-from raypose.config.load import KeyPath, check_values, load_as, places_of
+from raypose.config.load import KeyPath, check_values, load_placed
 from raypose.errors import ConfigError
 from raypose.tune.schema import Parameters, SweepConfig
 from raypose.tune.space import corner_draws
@@ -51,9 +51,9 @@ class Sweep:
 
 def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file and its base, to be run here; ConfigError has one line for each problem."""
-    config = load_as(SweepConfig, path)
+    config, places = load_placed(SweepConfig, path)
     base = load_config(Path(path).parent / config.base, [])
-    sweep = sweep_of(config, base, places_of(SweepConfig, path), str(path))
+    sweep = sweep_of(config, base, places, str(path))
     if missing := _missing_packages(sweep, str(path)):
         raise ConfigError(missing)
     return replace(sweep, base=sweep.base.located(Path.cwd()))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from raypose.checkpoint import CheckpointStore
+from raypose.config.load import dotted
 from raypose.storage import ObjectStore
 from raypose.telemetry.logbook import read_rows
 from raypose.tune.checks import Sweep
@@ -44,14 +44,7 @@ def _settings(sweep: Sweep) -> dict[str, Any]:
     """By dotted key, but for the place of sweep and trials."""
     config = sweep.config.model_dump(mode="json", exclude={"storage", "base", "overrides"})
     base = sweep.base.model_dump(mode="json", exclude={"name", "storage"})
-    return {**_dotted(config), **{f"{key} of base": value for key, value in _dotted(base).items()}}
-
-
-def _dotted(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
+    return {**dotted(config), **{f"{key} of base": value for key, value in dotted(base).items()}}
 
 
 def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int, costs: Costs) -> Trial:

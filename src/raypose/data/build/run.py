@@ -10,14 +10,11 @@ from raypose.data.build.cut import SHARD_BYTES, ShardTask, cut_into_shards, dige
 from raypose.data.build.runners import InProcess, Runner, in_order
 from raypose.data.build.site import BuildSite, ShardReport, shard_files
 from raypose.data.build.work import MAX_PROBLEMS, ShardBuilder
-from raypose.data.importers.source import LabelledSource
+from raypose.data.importers.source import LabelledSource, Progress
 from raypose.data.manifest import MANIFEST_KEY, Counts, Manifest, ShardInfo, read_manifest, write_manifest
 from raypose.errors import DataError, RayposeError, StorageError
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.local import LocalStore
-
-Progress = Callable[[int, int], None]
-"""Hears the number of images and the bytes of image files that are done."""
 
 
 def build_shard_set(

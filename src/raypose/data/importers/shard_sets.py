@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
-from raypose.data.importers.source import LabelledSource, SourceImage
+from raypose.data.importers.source import LabelledSource, Progress, SourceImage
 from raypose.data.shard_set import ShardSet
 from raypose.errors import DataError
 from raypose.structures import Sample
-
-Progress = Callable[[int, int], None]
-"""Hears the number of images and the bytes of image files that were read."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ MAX_PROBLEMS = 20
 """Problems of one kind that are listed before the rest is only counted."""
 
 Floats = NDArray[np.float64]
+Progress = Callable[[int, int], None]
+"""Hears the number of images and the bytes of image files that are done."""
 
 
 @dataclass(frozen=True, slots=True)
