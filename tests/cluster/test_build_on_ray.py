@@ -115,7 +115,9 @@ class Noting:
 
     def __call__(self, image):
         Path(self.notes, ray.get_runtime_context().get_node_id()).touch()
-        time.sleep(0.02)  # so that both nodes get some of it
+        deadline = time.monotonic() + 120  # the other node's process may still be starting
+        while len(list(Path(self.notes).iterdir())) < 2 and time.monotonic() < deadline:
+            time.sleep(0.02)
         return self.read(image)
 
 
