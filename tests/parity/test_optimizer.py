@@ -48,7 +48,7 @@ def test_groups_equal_those_of_ultralytics(name: str, batch: int) -> None:
     images = 5_000
     ours = build_optimizer(model, train, total_steps=math.ceil(images * train.epochs / batch))
     theirs, _ = optimizer_of_ultralytics(model, train, images)
-    assert type(ours) is type(theirs)
+    assert isinstance(ours, type(theirs))
     assert len(ours.param_groups) == len(theirs.param_groups)
     for our_group, their_group in zip(ours.param_groups, theirs.param_groups, strict=True):
         assert [id(parameter) for parameter in our_group["params"]] == [id(p) for p in their_group["params"]]

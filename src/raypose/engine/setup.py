@@ -225,7 +225,8 @@ def make_deterministic(seed: int, *, enabled: bool) -> None:
     np.random.seed(seed)
     torch.manual_seed(seed)
     # Asked for again on every start, because a worker process may serve several runs.
-    torch.use_deterministic_algorithms(enabled, warn_only=True)
+    # This tells PyTorch alone: `use_deterministic_algorithms` would import the compiler to tell it, too.
+    torch.set_deterministic_debug_mode("warn" if enabled else "default")
     # With them come NaNs in all new memory, for code that reads what it has not written: a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not enabled

@@ -153,6 +153,7 @@ def _compiled(model: nn.Module, train: TrainConfig) -> nn.Module:
     sizes = int(2 * train.multi_scale * train.imgsz / STRIDE) + 2
     # Beyond its limit torch runs what is new uncompiled, so the weights would depend on which sizes came first.
     torch._dynamo.config.recompile_limit = sizes * (1 + len(train.freeze_schedule)) + 8
+    torch._inductor.config.deterministic = torch.are_deterministic_algorithms_enabled()
     return cast("nn.Module", torch.compile(model, dynamic=False))
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
+import torch
 from torch import nn, optim
 
 from raypose.config.schema import TrainConfig
@@ -70,11 +73,22 @@ def build_optimizer(model: nn.Module, train: TrainConfig, total_steps: int) -> o
     choice = choose_optimizer(train, inner.model[-1].nc, total_steps)
     groups = _parameter_groups(inner, choice)
     if choice.name == "MuSGD":
-        return MuSGD(groups, muon=0.2, sgd=1.0)  # type: ignore[no-any-return]
+        return _uncompiled(MuSGD)(groups, muon=0.2, sgd=1.0)
     if choice.name == "SGD":
-        return optim.SGD(groups)
+        return _uncompiled(optim.SGD)(groups)
     # One pass over memory instead of a dozen: a quarter of the time, on CPU as on CUDA.
-    return (optim.Adam if choice.name == "Adam" else optim.AdamW)(groups, fused=True)
+    return _uncompiled(optim.Adam if choice.name == "Adam" else optim.AdamW)(groups, fused=True)
+
+
+def _uncompiled(kind: type[optim.Optimizer]) -> Callable[..., optim.Optimizer]:
+    """The same optimizer, whose methods do not import PyTorch's compiler only to keep it out of them.
+
+    That import takes seconds of every start of a worker.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    bare = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    step = torch.no_grad()(inspect.unwrap(kind.step))
+    return cast("Callable[..., optim.Optimizer]", type(kind.__name__, (kind,), {**bare, "step": step}))
 
 
 def _parameter_groups(model: nn.Module, choice: OptimizerChoice) -> list[dict[str, Any]]:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.ops import nms
+
+from raypose.model.nms import nms
 
 _MAX_CANDIDATES = 30_000
 _CLASS_OFFSET_PX = 7680.0

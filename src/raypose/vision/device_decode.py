@@ -1,4 +1,7 @@
-"""JPEG files to pixels where training wants them: by nvJPEG on a GPU, through torchvision."""
+"""JPEG files to pixels where training wants them: by nvJPEG on a GPU, through torchvision.
+
+It is imported where it is used: that takes seconds, which training without a GPU does not wait for.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,12 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_jpeg, encode_jpeg
 
 
 def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """3HW RGB images on `device` of files (uint8, in host memory). Raises RuntimeError where one does not decode."""
+    from torchvision.io import ImageReadMode, decode_jpeg
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torchvision tells of its successor at every call
         images: list[Tensor] = decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device)
@@ -22,6 +26,8 @@ def decodes_jpegs(device: torch.device) -> bool:
     """Whether this torchvision decodes on this device, and not merely for it: found by trying."""
     if device.type != "cuda":
         return False
+    from torchvision.io import encode_jpeg
+
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
