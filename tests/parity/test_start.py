@@ -32,7 +32,7 @@ print("imported:", *{"torch._dynamo", "torch._inductor", "sympy", "torchvision"}
 def test_training_and_validation_import_no_compiler(optimizer: str, tmp_path: Path) -> None:
     build_synthetic(tmp_path, train=8, val=4, size_px=64, shard_bytes=2**20)
     command = [sys.executable, "-c", TRAINING, str(tmp_path), optimizer]
-    said = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    said = subprocess.run(command, check=False, capture_output=True, text=True, timeout=300)
     assert said.returncode == 0, said.stderr
     assert "EpochValidated(" in said.stdout, said.stdout
     assert said.stdout.splitlines()[-1] == "imported:"
