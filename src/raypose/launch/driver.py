@@ -93,12 +93,13 @@ def _fit(
 def _trainer(config: RunConfig, launch: str, monitor: Any, records: str, until_epoch: int | None) -> Any:
     from ray.train import FailureConfig, ScalingConfig
     from ray.train import RunConfig as RayRunConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+    from ray.train.torch import TorchConfig
 
     from raypose.launch.failures import TellFailures
+    from raypose.launch.trainer import StreamingTrainer
     from raypose.launch.worker import train_function
 
-    return TorchTrainer(
+    return StreamingTrainer(
         train_function,
         train_loop_config={
             "config": config.model_dump_json(),
