@@ -11,12 +11,15 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
+from raypose.checkpoint import RunIdentity, Snapshot, TrainProgress
 from raypose.config import TrainConfig
 from raypose.engine.average import WeightAverage
 from raypose.engine.feed import DeviceBatch
 from raypose.engine.precision import Precision
+from raypose.engine.restore import restore, tensors_of
 from raypose.engine.schedule import Schedule
 from raypose.engine.step import TrainStep
 from raypose.engine.world import World
@@ -58,6 +61,12 @@ def micro_batch(step: int, lane: int, *, images: int = 4, side: int = 128) -> De
     return DeviceBatch(targets_from_batch(batch, "cpu"), batch.ids)
 
 
+def snapshot_of(model: nn.Module, average: WeightAverage, optimizer: Optimizer) -> Snapshot:
+    tensors = tensors_of(model, average, optimizer, gradients=True)
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
+    return Snapshot(RunIdentity("", SKELETON, ("thing",), 128, "", ""), TrainProgress(), copies, {})
+
+
 def train(
     world: World, architecture: str, *, steps: int = STEPS, restarting: bool = False, **settings: Any
 ) -> dict[str, Tensor]:
@@ -68,11 +77,12 @@ def train(
     model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), config, seed=0)
     freeze_layers(model, 0)
     set_train_mode(model)
+    optimizer, average = build_optimizer(model, config, STEPS), WeightAverage(model, decay=0.9, tau=1.0)
     begin = functools.partial(
         TrainStep,
         model=model,
-        optimizer=build_optimizer(model, config, STEPS),
-        average=WeightAverage(model, decay=0.9, tau=1.0),
+        optimizer=optimizer,
+        average=average,
         schedule=Schedule.of(config, samples=STEPS * 16, total_steps=STEPS, warmup_bias_lr=0.1),
         precision=Precision.choose("float32", "cpu"),
         train=config,
@@ -82,7 +92,10 @@ def train(
     step = begin()
     for number in range(steps):
         if restarting:
+            snapshot = snapshot_of(model, average, optimizer)
+            model.zero_grad(set_to_none=True)
             step = begin()
+            restore(snapshot, model, average, optimizer)
         step(number, [micro_batch(number, lane) for lane in world.lanes(LANES)], updates=number)
     return {f"{kind}.{name}": tensor.clone() for kind, module in (("model", model), ("ema", step.average.module))
             for name, tensor in module.state_dict().items()}  # fmt: skip
@@ -135,6 +148,28 @@ def test_three_workers_that_begin_anew_go_on_to_the_last_bit(tmp_path: Path) -> 
         for restarting in (False, True)
     )
     assert [name for name in whole if not torch.equal(whole[name], parted[name])] == []
+
+
+def test_with_sync_bn_gradients_travel_when_layers_have_nothing_more_to_exchange(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NCCL wants all exchanges in one order on all workers, and when a gradient is there depends on the batch."""
+    of_gradients: list[bool] = []
+    all_reduce = dist.all_reduce
+
+    def recorded(tensor: Tensor, **settings: Any) -> Any:
+        of_gradients.append("async_op" in settings)
+        return all_reduce(tensor, **settings)
+
+    monkeypatch.setattr(dist, "all_reduce", recorded)
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
+    try:
+        train(World(0, 2), "yolo11n-pose", sync_bn=True, steps=1)
+    finally:
+        dist.destroy_process_group()
+    first = of_gradients.index(True)
+    assert sum(of_gradients) > 1
+    assert all(of_gradients[first : first + sum(of_gradients)])
 
 
 def test_the_same_run_twice_is_the_same_to_the_last_bit() -> None:

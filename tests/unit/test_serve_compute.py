@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -13,7 +15,9 @@ from raypose.config.serve_schema import ComputeConfig
 from raypose.errors import ConfigError
 from raypose.inference.backends import ComputeOptions, TorchBackend
 from raypose.serve.compute import open_compute
+from raypose.serve.loading import TimedBackend
 from raypose.structures import ImageArray
+from tests.far_tensor import FarTensor
 from tests.served_run import weights_file
 
 
@@ -43,3 +47,36 @@ def test_a_back_end_whose_output_is_not_finite_is_refused(
     config = ComputeConfig(backend="torch", precision="bfloat16", device="cpu", imgsz=64)
     with pytest.raises(ConfigError, match="torch bfloat16: its output on a test image is not finite"):
         open_compute(weights, config, tmp_path)
+
+
+class Far(TorchBackend):
+    """A back end whose output stays on its device."""
+
+    def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
+        return super().__call__(canvas_BHW3).as_subclass(FarTensor)
+
+
+def test_outputs_on_a_device_are_compared_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.pt"
+    weights_file(weights, seed=0)
+    monkeypatch.setattr("raypose.serve.compute.TorchBackend", Far)
+    config = ComputeConfig(backend="torch", precision="float32", device="cpu", imgsz=64)
+    assert [trial.refusal for trial in open_compute(weights, config, tmp_path).trials] == [""]
+
+
+class Late(Tensor):
+    """Numbers that are there only some time after the call that makes them."""
+
+    def item(self) -> float:
+        time.sleep(0.05)
+        return 0.0
+
+
+def test_the_time_of_a_call_ends_when_its_numbers_are_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.pt"
+    weights_file(weights, seed=0)
+    backend = TorchBackend.load(weights, ComputeOptions("cpu", "float32"))
+    monkeypatch.setattr(TorchBackend, "__call__", lambda *_: torch.zeros(1, 3).as_subclass(Late))
+    timed = TimedBackend(backend)
+    timed(np.zeros((1, 64, 64, 3), np.uint8))
+    assert timed.call_s >= 0.05

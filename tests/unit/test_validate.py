@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import gc
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,15 +12,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
+from torch import Tensor, nn
 
 from raypose.config.schema import TrainConfig
 from raypose.data.shard_set import ShardSet
 from raypose.engine.validate import chunks_of, predict_chunks, validate
 from raypose.engine.world import World
 from raypose.inference import ComputePrecision, Predictor
-from raypose.model import ModelSpec, build_model
-from raypose.structures import COCO_PERSON, ImageResult
+from raypose.inference.backends import TorchBackend
+from raypose.model import ExportMetadata, ModelSpec, build_model, compute_in_bfloat16
+from raypose.structures import COCO_PERSON, ImageArray, ImageResult
 from tests.data_sets import build_synthetic
 
 SPEC = ModelSpec("yolo11n-pose", COCO_PERSON, ("person",))
@@ -97,3 +101,38 @@ def test_workers_share_all_chunks_and_differ_by_at_most_one(images: int, batch: 
     shares = [World(rank, workers).share(len(chunks)) for rank in range(workers)]
     assert [number for share in shares for number in share] == list(range(len(chunks)))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
+
+
+def test_images_of_many_shapes_are_predicted_without_benchmarks(
+    model: nn.Module, shards: ShardSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What cuDNN measures once for the batches of training, it would measure anew for each chunk."""
+    seen: list[bool] = []
+    forward = TorchBackend.__call__
+
+    def watched(self: TorchBackend, canvas_BHW3: ImageArray) -> Tensor:
+        seen.append(torch.backends.cudnn.benchmark)
+        return forward(self, canvas_BHW3)
+
+    monkeypatch.setattr(TorchBackend, "__call__", watched)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    validate(predictor_of(model), shards, World(), batch=BATCH)
+    assert set(seen) == {False}
+    assert torch.backends.cudnn.benchmark
+
+
+def test_a_predictor_that_is_not_needed_any_more_frees_its_memory_at_once(model: nn.Module) -> None:
+    """There is one after each epoch, and who runs out of a GPU's memory does not ask Python for its garbage."""
+    gc.collect()
+    gc.disable()
+    try:
+        used = copy.deepcopy(model)
+        compute_in_bfloat16(used)
+        with torch.inference_mode():
+            used.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16))
+        backend = TorchBackend(used, ExportMetadata(SPEC, 64, dynamic=True, end2end=False))
+        twin, weight = backend.twin(), weakref.ref(list(used.parameters())[-1])  # of the head
+        del used, backend, twin
+        assert weight() is None
+    finally:
+        gc.enable()

@@ -66,6 +66,8 @@ class Feed:
             return DeviceBatch(targets_from_batch(batch, self._device), batch.ids)
         try:
             images = self._images_of(batch)
+        except torch.OutOfMemoryError:
+            raise  # says nothing about the files, whose pixels would differ a little if others decoded them
         except RuntimeError:
             # One file that the device cannot read spoils the call for all; what is wrong, if anything, is found here.
             batch = self._loader.made_of_pixels(batch.number)

@@ -7,7 +7,7 @@ workers nor on that of virtual workers. torch's SyncBatchNorm works on GPUs only
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -19,22 +19,17 @@ from raypose.engine.world import World
 def normalise_globally(model: nn.Module, world: World) -> None:
     """Make the model's BatchNorm layers those of all workers together, in place. Names and state stay as they are.
 
-    All workers call it at the same time. A worker that is alone needs nothing of the kind: its batch is the global one.
+    A worker that is alone needs nothing of the kind: its batch is the global one.
     """
     if world.size == 1:
         return
-    # Of their own, so that their exchanges cannot be taken for those of gradients, which go on at the same time.
-    group = dist.new_group()
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.__class__ = GlobalBatchNorm
-            cast("GlobalBatchNorm", module).group = group
 
 
 class GlobalBatchNorm(nn.BatchNorm2d):
     """A BatchNorm2d whose batch is spread over processes while it trains."""
-
-    group: Any
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002
         """`input` is this process's part, (B, C, H, W)."""
@@ -42,13 +37,13 @@ class GlobalBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         # As autocast has it for BatchNorm: statistics in float32, whatever the layers compute in.
         values = input.float()
-        own = torch.cat([values.sum((0, 2, 3)), values.new_tensor([values.numel() / values.shape[1]])])
-        total = _Sum.apply(own, self.group)
+        own = torch.cat([values.sum((0, 2, 3)), values.new_full((1,), values.numel() / values.shape[1])])
+        total = _Sum.apply(own)
         count = total[-1]
         mean = total[:-1] / count
         # In a second round, because a difference of squares would round a small variance away.
         deviation = values - mean[:, None, None]
-        variance = _Sum.apply(deviation.square().sum((0, 2, 3)), self.group) / count
+        variance = _Sum.apply(deviation.square().sum((0, 2, 3))) / count
         self._keep(mean.detach(), (variance * count / (count - 1)).detach())
         normal = deviation * torch.rsqrt(variance + self.eps)[:, None, None]
         scaled: Tensor = normal * self.weight[:, None, None] + self.bias[:, None, None]
@@ -68,14 +63,13 @@ class _Sum(torch.autograd.Function):
     """The sum over all processes; its gradient is the sum of theirs, for each of them has used it."""
 
     @staticmethod
-    def forward(ctx: Any, tensor: Tensor, group: Any) -> Tensor:
-        ctx.group = group
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
         total = tensor.clone()
-        dist.all_reduce(total, group=group)
+        dist.all_reduce(total)
         return total
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         total = gradient.contiguous().clone()
-        dist.all_reduce(total, group=ctx.group)
-        return total, None
+        dist.all_reduce(total)
+        return total

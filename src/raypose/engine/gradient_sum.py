@@ -37,11 +37,13 @@ class _Bucket:
 class GradientSum:
     """The gradients of a model's trainable parameters, added up over workers once a step; nothing for one worker alone.
 
-    Made by all workers at the same time, which then have the leader's parameters.
+    Made by all workers at the same time, which then have the leader's parameters. Gradients travel once the last
+    backward pass of a step is over or, if `early`, as soon as they are there.
     """
 
-    def __init__(self, model: nn.Module, world: World) -> None:
+    def __init__(self, model: nn.Module, world: World, *, early: bool) -> None:
         self._world = world
+        self._early = early
         self._buckets: list[_Bucket] = []
         self._sent = 0
         self._travels = False
@@ -94,6 +96,8 @@ class GradientSum:
                 view.copy_(parameter.grad)
             parameter.grad = view
             offset += parameter.numel()
+            if not self._early:
+                continue
             hook = parameter.register_post_accumulate_grad_hook(  # type: ignore[no-untyped-call]
                 lambda _, number=number: self._arrived(number)
             )

@@ -66,8 +66,15 @@ def restore(snapshot: Snapshot, model: nn.Module, average: WeightAverage, optimi
     gradients = _below("gradient.", snapshot.tensors)
     for name, parameter in model.named_parameters():
         if name in gradients and parameter.requires_grad:  # it may be frozen from this step on
-            parameter.grad = _laid_out_like(parameter, gradients[name])
+            _put_gradient(parameter, gradients[name])
     return snapshot.progress
+
+
+def _put_gradient(parameter: nn.Parameter, gradient: Tensor) -> None:
+    if parameter.grad is None:
+        parameter.grad = _laid_out_like(parameter, gradient)
+    else:
+        parameter.grad.copy_(gradient)  # where it is: workers add up what lies there
 
 
 def load_average(snapshot: Snapshot, module: nn.Module) -> None:

@@ -92,7 +92,9 @@ class TrainStep:
         parts = self._world.size if self._train.sync_bn else self._lanes
         self._statistics = VirtualBatchNorm(self.model, parts, self._world)
         self._sync_clock = SyncClock(self.model, self._world)
-        self._gradients = GradientSum(self.model, self._world)
+        # NCCL wants all exchanges in one order on all workers. Those of BatchNorm take place in every layer, and when a
+        # gradient is there depends on the batch.
+        self._gradients = GradientSum(self.model, self._world, early=not self._train.sync_bn)
         self._trainable = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
 
     def __call__(self, step: int, micro_batches: Sequence[DeviceBatch], updates: int) -> StepResult:

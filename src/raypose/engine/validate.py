@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from types import MappingProxyType
+
+import torch
 
 from raypose.data.reader import THREADS, read_images
 from raypose.data.shard_set import ShardSet
@@ -42,11 +44,24 @@ def validate(
     chunks = chunks_of(len(shards), batch) if places is None else places
     mine = [chunks[number] for number in world.share(len(chunks))]
     threads = decoding_threads(predictor, world.local_size)
-    parts = world.gather(list(predict_chunks(predictor, shards, mine, threads=threads)))
+    with _no_benchmarks():
+        predicted = list(predict_chunks(predictor, shards, mine, threads=threads))
+    parts = world.gather(predicted)
     if parts is None:
         return None
     results = list(itertools.chain.from_iterable(parts))
     return judge.measure(results, shards.skeleton, shards.class_names, earlier=earlier)
+
+
+@contextmanager
+def _no_benchmarks() -> Iterator[None]:
+    """Without what training may have turned on: cuDNN would measure its algorithms anew for each shape of images."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def chunks_of(images: int, batch: int) -> list[range]:

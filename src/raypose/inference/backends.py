@@ -30,8 +30,10 @@ from raypose.structures import ImageArray
 ComputePrecision = Literal["auto", "float32", "bfloat16"]
 """`auto` is bfloat16 where the hardware multiplies it natively and the kind of model can have it, else float32."""
 
-TENSORRT = "TensorrtExecutionProvider"
-"""ONNX Runtime's name for it."""
+TENSORRT, _BY_CUDA, _ON_CPU = "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"
+"""ONNX Runtime's names for them."""
+Provider = tuple[str, dict[str, Any]]
+"""Such a name and settings."""
 
 _CPU_IMAGES_A_CALL = 4
 """Shares the cost of a call and stays near a core's cache: 10 to 15 % less time an image than one at a time, and more
@@ -40,6 +42,10 @@ _GPU_IMAGES_A_CALL = 1024
 """All there are: a GPU wants them together, and the caller's batch is the limit."""
 _GPU_LANES = 2
 """While the GPU computes one batch, another one's boxes are sorted out."""
+
+
+def _images_a_call(device_type: str) -> int:
+    return _CPU_IMAGES_A_CALL if device_type == "cpu" else _GPU_IMAGES_A_CALL
 
 
 class Backend(Protocol):
@@ -140,7 +146,7 @@ class TorchBackend:
         self.metadata = metadata
         self.device_type = first.device.type
         self.precision: Literal["float32", "bfloat16"] = "bfloat16" if first.dtype == torch.bfloat16 else "float32"
-        self.images_a_call = _CPU_IMAGES_A_CALL if first.device.type == "cpu" else _GPU_IMAGES_A_CALL
+        self.images_a_call = _images_a_call(self.device_type)
         self._module = module
         self._device, self._dtype = first.device, first.dtype
 
@@ -202,9 +208,9 @@ class TorchScriptBackend:
             except RuntimeError as error:
                 raise CheckpointError(f"{path}: not a TorchScript file: {_first_line(error)}") from error
         self.metadata = ExportMetadata.from_json(extra[METADATA], path)
-        self.images_a_call = _CPU_IMAGES_A_CALL if self.metadata.dynamic else 1
         self.device_type = self._device.type
-        self.lanes = options.lanes if self._device.type == "cpu" else _GPU_LANES
+        self.images_a_call = _images_a_call(self.device_type) if self.metadata.dynamic else 1
+        self.lanes = options.lanes if self.device_type == "cpu" else _GPU_LANES
 
     def twin(self) -> TorchScriptBackend:
         return self  # a call changes nothing
@@ -225,7 +231,7 @@ class TensorRtProfile:
     imgsz: int
     batch: int
 
-    def provider(self, options: ComputeOptions) -> tuple[str, dict[str, Any]]:
+    def provider(self, options: ComputeOptions) -> Provider:
         """As ONNX Runtime wants to be told."""
         largest = f"images:{self.batch}x3x{self.imgsz}x{self.imgsz}"
         return TENSORRT, {
@@ -248,24 +254,26 @@ class OnnxBackend:
         settings.intra_op_num_threads = options.threads
         providers = _providers(onnxruntime, options) if profile is None else _tensorrt(onnxruntime, options, profile)
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), settings, providers=providers, enable_fallback=int(profile is None)
-            )
+            self._session = onnxruntime.InferenceSession(str(path), settings, providers=providers, enable_fallback=0)
         except Exception as error:  # its exceptions share no base class
             if profile is not None:
                 raise ConfigError(f"TensorRT cannot be used: {_first_line(error)}") from error
             raise CheckpointError(f"{path}: not an ONNX model: {_first_line(error)}") from error
-        if profile is not None and self._session.get_providers()[0] != TENSORRT:
-            raise ConfigError("TensorRT cannot be used: ONNX Runtime did not find its libraries; pip install tensorrt")
+        wanted, _ = providers[0]
+        if self._session.get_providers()[0] != wanted:  # it only logs that, and takes the next one or the CPU
+            what, remedy = (
+                ("TensorRT", "pip install tensorrt") if profile is not None else ("CUDA", "or use device cpu")
+            )
+            raise ConfigError(f"{what} cannot be used: ONNX Runtime did not find its libraries; {remedy}")
         text = self._session.get_modelmeta().custom_metadata_map.get(METADATA, "")
         self.metadata = ExportMetadata.from_json(text, path)
         self.precision: Literal["float32", "bfloat16"] = (
             "bfloat16" if profile is not None and options.uses_bfloat16 else "float32"
         )
-        most = _CPU_IMAGES_A_CALL if profile is None else profile.batch
+        self.device_type = "cpu" if wanted == _ON_CPU else "cuda"
+        most = _images_a_call(self.device_type) if profile is None else profile.batch
         self.images_a_call = most if self.metadata.dynamic else 1
-        self.device_type = options.torch_device.type
-        self.lanes = options.lanes
+        self.lanes = options.lanes if self.device_type == "cpu" else _GPU_LANES
 
     def twin(self) -> OnnxBackend:
         return self  # a session serves several threads
@@ -332,22 +340,27 @@ def _normalised(canvas_BHW3: ImageArray) -> np.ndarray[Any, np.dtype[np.float32]
     return np.ascontiguousarray(canvas_BHW3.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
 
 
-def _providers(onnxruntime: Any, options: ComputeOptions) -> list[str]:
+def _providers(onnxruntime: Any, options: ComputeOptions) -> list[Provider]:
     if options.torch_device.type == "cpu":
-        return ["CPUExecutionProvider"]
-    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
-        return ["CUDAExecutionProvider", "CPUExecutionProvider"]
+        return [(_ON_CPU, {})]
+    if _BY_CUDA in onnxruntime.get_available_providers():
+        return [_cuda(options)]
     if options.device == "auto":
-        return ["CPUExecutionProvider"]
+        return [(_ON_CPU, {})]
     raise ConfigError(f"device {options.device}: this onnxruntime has no CUDA; install onnxruntime-gpu or use cpu")
 
 
-def _tensorrt(onnxruntime: Any, options: ComputeOptions, profile: TensorRtProfile) -> list[Any]:
+def _cuda(options: ComputeOptions) -> Provider:
+    # Unless it is told otherwise, it measures all algorithms of cuDNN for each shape of images.
+    return _BY_CUDA, {"device_id": options.torch_device.index or 0, "cudnn_conv_algo_search": "HEURISTIC"}
+
+
+def _tensorrt(onnxruntime: Any, options: ComputeOptions, profile: TensorRtProfile) -> list[Provider]:
     if options.torch_device.type != "cuda":
         raise ConfigError("TensorRT computes on NVIDIA GPUs, and there is none, or device says cpu")
     if TENSORRT not in onnxruntime.get_available_providers():
         raise ConfigError("this onnxruntime has no TensorRT; pip install onnxruntime-gpu tensorrt in its place")
-    return [profile.provider(options), "CUDAExecutionProvider"]
+    return [profile.provider(options), _cuda(options)]
 
 
 def _require_float32(path: Path, options: ComputeOptions) -> None:

@@ -6,8 +6,8 @@ keypoints are small offsets from cells of a grid, and as bfloat16 a place 300 px
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from types import MethodType
 from typing import Any
 
 import torch
@@ -22,13 +22,18 @@ def compute_in_bfloat16(model: nn.Module) -> None:
     inner.to(torch.bfloat16)
     head = inner.model[-1]
     head.dfl.float()  # the mean of a distribution over distances: decoding, not a layer
-    # A bound method, which a copy of the head binds to itself.
-    head._inference = MethodType(_decode_in_float32, head)
+    # A class, because a head with a bound method would hold itself, and its memory until Python looks for such cycles.
+    head.__class__ = _decoding_in_float32(head.__class__)
 
 
-def _decode_in_float32(head: Any, predictions: dict[str, Any]) -> Tensor:
-    decoded: Tensor = type(head)._inference(head, in_float32(predictions))
-    return decoded
+@cache
+def _decoding_in_float32(kind: Any) -> type[nn.Module]:
+    def _inference(self: Any, predictions: dict[str, Any]) -> Tensor:
+        decoded: Tensor = kind._inference(self, in_float32(predictions))
+        return decoded
+
+    in_float32_head: type[nn.Module] = type(kind.__name__, (kind,), {"_inference": _inference})
+    return in_float32_head
 
 
 def multiplies_bfloat16(device_type: str) -> bool:

@@ -188,7 +188,7 @@ def _probes(imgsz: int) -> ImageArray:
 def _finite(output: Tensor, place: str) -> Tensor:
     if not bool(torch.isfinite(output).all()):
         raise CheckpointError(f"{place}: its output on a test image is not finite; its weights are damaged")
-    return output.float()
+    return output.float().cpu()  # where it is compared with others
 
 
 def _classes(backend: Backend) -> int:
@@ -231,12 +231,12 @@ def _time(backend: Backend, canvas_BHW3: ImageArray) -> float:
     calls: list[float] = []
     for _ in range(_WARM_CALLS + _TIMED_CALLS):
         start_s = time.perf_counter()
-        _wait_for(backend(canvas_BHW3))
+        wait_for(backend(canvas_BHW3))
         calls.append((time.perf_counter() - start_s) * 1000 / len(canvas_BHW3))
     return statistics.median(calls[_WARM_CALLS:])
 
 
-def _wait_for(output: Tensor) -> Any:
+def wait_for(output: Tensor) -> Any:
     """A GPU answers before it has computed; a number of its answer is there once it has."""
     return output.flatten()[0].item()
 

@@ -18,7 +18,7 @@ from raypose.config.serve_schema import ComputeConfig, ServeConfig
 from raypose.inference import Fitted, Predictor, Selection
 from raypose.inference.backends import Backend
 from raypose.model import ExportMetadata, ModelSpec
-from raypose.serve.compute import Trial, open_compute
+from raypose.serve.compute import Trial, open_compute, wait_for
 from raypose.serve.drift import Drift, reference_of
 from raypose.serve.parameters import selection_of
 from raypose.storage import is_remote, open_parent, open_store
@@ -77,6 +77,7 @@ class TimedBackend:
     def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
         start_s = time.perf_counter()
         output = self._backend(canvas_BHW3)
+        wait_for(output)
         self.call_s += time.perf_counter() - start_s
         return output
 

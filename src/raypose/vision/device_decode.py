@@ -16,9 +16,17 @@ def decode_jpegs(files: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     """3HW RGB images on `device` of files (uint8, in host memory). Raises RuntimeError where one does not decode."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torchvision tells of its successor at every call
-        images: list[Tensor] = decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device)
+    if device.type == "cuda":
+        # nvJPEG writes on a stream of its own that waits for no other, into memory that others may still be reading.
+        torch.cuda.current_stream(device).synchronize()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchvision tells of its successor at every call
+            images: list[Tensor] = decode_jpeg(list(files), mode=ImageReadMode.RGB, device=device)
+    except RuntimeError:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)  # images before the bad one are still being written, to freed memory
+        raise
     return images
 
 
