@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +20,8 @@ from raypose.engine.world import World
 from raypose.errors import CheckpointError, RunInterruptedError
 from raypose.model import multiplies_bfloat16
 from raypose.storage import open_store
-from raypose.telemetry import Event, Notice, StepsDone
+from raypose.telemetry import Event, Notice, RunStarted, StepsDone
+from raypose.telemetry.logbook import Logbook
 from tests.data_sets import newest_checkpoint, tiny_run
 from tests.faults.interrupted import train
 from tests.faults.killed_run import AfterSteps, AtWrite, InValidation, Kill, train_in_process, train_through
@@ -111,6 +114,32 @@ def test_the_log_of_a_resumed_run_reads_like_that_of_one_that_never_stopped(
     lines = [(event.step, event.losses) for event in resumed if isinstance(event, StepsDone)]
     assert [step for step, _ in lines] == [8, 9, 12]
     assert lines == [(one.step, one.losses) for one in undisturbed if isinstance(one, StepsDone) and one.step > 6]
+
+
+def test_results_of_epochs_that_were_cut_are_those_of_the_whole_epochs(
+    whole: Callable[..., tuple[list[Event], Snapshot]], data: Path, tmp_path: Path
+) -> None:
+    settings = ["checkpoint.every_steps=2"]
+    undisturbed, _ = whole(*settings)
+    expected = results(tmp_path / "expected", undisturbed)
+    for cut_after in (5, 9, None):
+        part, _ = train(run_of(data, tmp_path, *settings), cut_after=cut_after)
+        found = results(tmp_path / "found", part)
+    assert [row["epoch"] for row in expected] == ["1", "2"]
+    assert found == expected
+
+
+def results(folder: Path, events: list[Event]) -> list[dict[str, str]]:
+    """The rows of `results.csv` after these events of a run whose files are in `folder`, without their times."""
+    store = open_store(str(folder))
+    (started,) = [event for event in events if isinstance(event, RunStarted)]
+    with Logbook(store, start_step=started.start_step, tensorboard=False) as logbook:
+        for event in events:
+            logbook(event)
+    if not store.exists("results.csv"):
+        return []
+    rows = csv.DictReader(io.StringIO(store.read("results.csv").decode()))
+    return [{name: value for name, value in row.items() if name != "time"} for row in rows]
 
 
 def test_a_run_that_has_come_as_far_as_it_should_does_not_go_on(data: Path, tmp_path: Path) -> None:

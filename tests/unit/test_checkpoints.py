@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,6 +56,17 @@ def test_what_was_saved_comes_back_bit_for_bit(tmp_path: Path) -> None:
     assert math.isnan(loaded.metrics["pose_ap_m"])
     assert set(loaded.tensors) == set(original.tensors)
     assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in original.tensors.items())
+
+
+def test_a_checkpoint_from_before_losses_of_an_unfinished_epoch_were_kept_is_read(tmp_path: Path) -> None:
+    store = CheckpointStore(open_store(str(tmp_path)))
+    entry = store.save(snapshot(7), write_model)
+    state = tmp_path / "checkpoints" / entry.name / "state.json"
+    raw = json.loads(state.read_text())
+    for name in ("epoch_losses", "epoch_steps", "epoch_seconds"):
+        del raw["progress"][name]
+    state.write_text(json.dumps(raw))
+    assert store.load(entry.name).progress == snapshot(7).progress
 
 
 def test_a_checkpoint_without_its_state_file_does_not_exist(tmp_path: Path) -> None:

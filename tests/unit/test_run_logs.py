@@ -10,10 +10,12 @@ import pytest
 
 from raypose.cli import main
 from raypose.engine.run_tail import tail
-from raypose.errors import CheckpointError
+from raypose.errors import CheckpointError, StorageUnavailableError
 from raypose.storage import open_store
+from raypose.storage.local import LocalStore
 from raypose.telemetry import CheckpointSaved, Notice, RunStopped, StepsDone
 from raypose.telemetry.json_lines import JsonLines
+from raypose.telemetry.logbook import Logbook
 
 
 def row(step: int, kind: str = "train") -> dict[str, object]:
@@ -64,16 +66,43 @@ def test_the_command_prints_words_or_json(run: str, capsys: pytest.CaptureFixtur
     assert json.loads(capsys.readouterr().out)["kind"] == "val"
 
 
+STEPS = StepsDone(
+    step=8, epoch=0.5, losses={"box_loss": float("nan")}, learning_rates=(0.1,), gradient_norm=None,
+    images_per_second=50.0, memory_bytes=1, samples=64, images_read=64, step_seconds=(0.1,),
+    data_wait_seconds=0.0, sync_seconds=0.0,
+)  # fmt: skip
+
+
+class Hanging(LocalStore):
+    """A store whose server has stopped answering: whoever asks waits for its deadline."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.waits = 0
+
+    def write(self, key: str, content: bytes) -> None:
+        self.waits += 1
+        raise StorageUnavailableError(f"{key}: tried for 120 s")
+
+    def upload(self, path: Path, key: str) -> None:
+        self.write(key, b"")
+
+    def child(self, prefix: str) -> Hanging:
+        return self
+
+
+def test_a_store_that_a_run_has_waited_for_in_vain_is_not_waited_for_again(tmp_path: Path) -> None:
+    store = Hanging(tmp_path)
+    with pytest.raises(StorageUnavailableError), Logbook(store, start_step=0, tensorboard=True) as logbook:
+        logbook(STEPS)
+        store.write("checkpoints/step-00000008/state.json", b"{}")
+    assert store.waits == 1
+
+
 def test_every_event_is_one_line_of_json_with_run_host_rank_and_step() -> None:
     stream = io.StringIO()
     report = JsonLines(stream, "pose", clock=lambda: 12.5)
-    report(
-        StepsDone(
-            step=8, epoch=0.5, losses={"box_loss": float("nan")}, learning_rates=(0.1,), gradient_norm=None,
-            images_per_second=50.0, memory_bytes=1, samples=64, images_read=64, step_seconds=(0.1,),
-            data_wait_seconds=0.0, sync_seconds=0.0,
-        )
-    )  # fmt: skip
+    report(STEPS)
     report(Notice("the cache is small"))
     report(CheckpointSaved(step=9, place="s3://poses/runs/pose/checkpoints/step-00000009", seconds=1.0, is_best=True))
     report(RunStopped("the store is away", interrupted=False))

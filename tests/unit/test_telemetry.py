@@ -5,10 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import struct
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from tensorboardX.proto.event_pb2 import Event as TensorBoardEvent
+from tensorboardX.proto.event_pb2 import SessionLog
 
 from raypose.storage import open_store
 from raypose.telemetry import CheckpointSaved, EpochValidated, Event, Notice, RunStarted, StepsDone, fan_out
@@ -79,6 +82,26 @@ def test_tensorboard_files_hold_the_curves(tmp_path: Path) -> None:
     content = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"train/box_loss" in content
     assert b"val/pose_ap" in content
+
+
+def test_tensorboard_keeps_the_step_that_a_run_resumes_from_and_forgets_those_after_it(tmp_path: Path) -> None:
+    for start_step in (0, 4):
+        with Logbook(open_store(str(tmp_path)), start_step=start_step, tensorboard=True):
+            pass
+        files = sorted((tmp_path / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns)
+        assert first_forgotten_step(files[-1]) == start_step + 1
+
+
+def first_forgotten_step(path: Path) -> int:
+    """TensorBoard hides what earlier files say of this step and of later ones."""
+    content, place = path.read_bytes(), 0
+    while place < len(content):
+        (size,) = struct.unpack_from("<Q", content, place)
+        event = TensorBoardEvent.FromString(content[place + 12 : place + 12 + size])
+        if event.HasField("session_log") and event.session_log.status == SessionLog.START:
+            return event.step
+        place += size + 16
+    raise AssertionError("nothing is forgotten")
 
 
 def test_without_a_terminal_a_run_is_plain_lines_with_the_figures() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from raypose.errors import CheckpointError
@@ -97,6 +97,13 @@ class TrainProgress:
     bad_steps: int = 0
     """Steps that moved no weights because their loss or gradient was not finite."""
     bad_steps_in_a_row: int = 0
+    epoch_losses: Mapping[str, float] = field(default_factory=dict)
+    """Each loss term, summed over all virtual workers and the steps since the last validation, which reports the mean.
+    Empty in checkpoints from before it was kept."""
+    epoch_steps: int = 0
+    """How many steps those are."""
+    epoch_seconds: float = 0.0
+    """How long they took."""
 
     def judged(self, metric: str, value: float | None, epoch: int) -> TrainProgress:
         """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`.

@@ -71,7 +71,11 @@ class _Loop:
         self._saver = saver
         self._until_epoch = until_epoch
         self._meter = Meter(
-            loss_names(parts.model), parts.world, batch=parts.config.train.batch, lanes=parts.config.scaling.lanes
+            loss_names(parts.model),
+            parts.world,
+            batch=parts.config.train.batch,
+            lanes=parts.config.scaling.lanes,
+            progress=parts.progress,
         )
         self._wall_start = time.monotonic() - parts.progress.wall_seconds
         self._gradient_norm: torch.Tensor | None = None
@@ -247,6 +251,7 @@ class _Loop:
     def _save(self, progress: TrainProgress, validated: _Validated | None) -> TrainProgress:
         bad_samples = progress.bad_samples + self._new_bad_images()
         progress = replace(progress, wall_seconds=time.monotonic() - self._wall_start, bad_samples=bad_samples)
+        progress = self._meter.keep_epoch(progress)
         if bad_samples:
             self._report(Notice(f"{bad_samples} images could not be decoded so far; others took their places"))
         self._require_finite(progress)

@@ -6,10 +6,11 @@ import contextlib
 import resource
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from raypose.checkpoint import TrainProgress
 from raypose.engine.step import StepResult
 from raypose.engine.world import World
 
@@ -30,7 +31,8 @@ class _Window:
     """Sums over some steps."""
 
     def __init__(self, terms: int, device: str) -> None:
-        self.losses = torch.zeros(terms, device=device)
+        # Wide enough that the order of adding does not show: a resumed epoch adds up in other groups.
+        self.losses = torch.zeros(terms, dtype=torch.float64, device=device)
         self.steps = 0
         self.trained_steps = 0
         self.seconds = 0.0
@@ -41,13 +43,15 @@ class _Window:
 class Meter:
     """Adds up what steps return: for a line of the log, and for the epoch."""
 
-    def __init__(self, loss_names: Sequence[str], world: World, *, batch: int, lanes: int) -> None:
+    def __init__(
+        self, loss_names: Sequence[str], world: World, *, batch: int, lanes: int, progress: TrainProgress
+    ) -> None:
         self._names = tuple(loss_names)
         self._world = world
         self._batch = batch
         self._lanes = lanes
         self._line = self._new_window()
-        self._epoch = self._new_window()
+        self._epoch = self._epoch_of(progress)
         self._step_seconds: list[float] = []
         self._wait_seconds = 0.0
         self._last = time.monotonic()
@@ -89,6 +93,26 @@ class Meter:
         """What the steps since the last epoch did. All workers call it after the same step."""
         window, self._epoch = self._epoch, self._new_window()
         return self._read(window)
+
+    def keep_epoch(self, progress: TrainProgress) -> TrainProgress:
+        """`progress` with what the steps since the last epoch add up to. All workers call it after the same step."""
+        sums = self._world.add_up(self._epoch.losses.clone()).tolist()
+        return replace(
+            progress,
+            epoch_losses=dict(zip(self._names, sums, strict=True)),
+            epoch_steps=self._epoch.trained_steps,
+            epoch_seconds=self._epoch.seconds,
+        )
+
+    def _epoch_of(self, progress: TrainProgress) -> _Window:
+        """The epoch as `keep_epoch` left it; a new one where the checkpoint does not hold these losses."""
+        window = self._new_window()
+        if set(progress.epoch_losses) == set(self._names):
+            window.trained_steps, window.seconds = progress.epoch_steps, progress.epoch_seconds
+            if self._world.is_leader:  # the sums are those of all workers, which add theirs up
+                sums = [progress.epoch_losses[name] for name in self._names]
+                window.losses += torch.tensor(sums, dtype=window.losses.dtype, device=window.losses.device)
+        return window
 
     def _new_window(self) -> _Window:
         return _Window(len(self._names), self._world.device)

@@ -18,6 +18,7 @@ from typing import Any, Self
 
 from tensorboardX import SummaryWriter
 
+from raypose.errors import StorageUnavailableError
 from raypose.storage import ObjectStore
 from raypose.structures import json_ready
 from raypose.telemetry.events import CheckpointSaved, EpochValidated, Event, StepsDone
@@ -62,10 +63,13 @@ class Logbook:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # A store that was waited for in vain would be waited for once more; a resumed run writes these rows again.
+        is_reachable = not isinstance(error, StorageUnavailableError)
         with self._thread:
-            self._publish()
+            if is_reachable:
+                self._publish()
         if self._board is not None:
-            self._board.close()
+            self._board.close(publish=is_reachable)
 
     def _add(self, row: Mapping[str, Any]) -> None:
         self._lines.append(_line(row))
@@ -162,7 +166,8 @@ class _TensorBoard:
     def __init__(self, store: ObjectStore, start_step: int) -> None:
         self._store = store.child("tensorboard")
         self._folder = tempfile.TemporaryDirectory(prefix="raypose-tensorboard-")
-        self._writer = SummaryWriter(self._folder.name, purge_step=start_step or None)
+        # TensorBoard forgets that step and all after it; the one that a run resumes from stays.
+        self._writer = SummaryWriter(self._folder.name, purge_step=start_step + 1)
 
     def add(self, row: Mapping[str, Any]) -> None:
         for key, value in row.items():
@@ -171,11 +176,14 @@ class _TensorBoard:
 
     def publish(self) -> None:
         self._writer.flush()
-        for path in sorted(Path(self._folder.name).iterdir()):
-            self._store.upload(path, path.name)
+        self._upload()
 
-    def close(self) -> None:
+    def close(self, *, publish: bool) -> None:
         self._writer.close()
+        if publish:
+            self._upload()
+        self._folder.cleanup()
+
+    def _upload(self) -> None:
         for path in sorted(Path(self._folder.name).iterdir()):
             self._store.upload(path, path.name)
-        self._folder.cleanup()
