@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,8 @@ from raypose.config import dump_config, load_config
 from raypose.engine.run_catalogue import list_runs, prune_run, show_run
 from raypose.engine.run_difference import Parting, diff_runs, first_parting
 from raypose.errors import CheckpointError, ConfigError
-from raypose.storage import open_store
+from raypose.storage import StoredObject, open_store
+from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON
 
 
@@ -63,6 +65,30 @@ def test_runs_are_listed_with_how_far_and_how_good_they_are(tmp_path: Path) -> N
     assert (second.status, second.best) == ("completed", None)
     assert "pose_ap 0.300 at 20" in invoke("list", tmp_path)
     assert [run["name"] for run in json.loads(invoke("list", tmp_path, "--json"))] == ["first", "second"]
+
+
+def test_every_object_is_listed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(tmp_path, "first")
+    make_run(tmp_path, "second")
+    listed: list[str] = []
+    walk = LocalStore.list
+
+    def counting(store: LocalStore, prefix: str = "") -> Iterator[StoredObject]:
+        for entry in walk(store, prefix):
+            listed.append(store.place(entry.key))
+            yield entry
+
+    monkeypatch.setattr(LocalStore, "list", counting)
+    assert [len(run.checkpoints) for run in list_runs(str(tmp_path))] == [3, 3]
+    assert len(listed) == len(set(listed))
+
+
+def test_a_link_to_a_run_beside_it_is_no_run_of_its_own(tmp_path: Path) -> None:
+    make_run(tmp_path / "runs", "first")
+    make_run(tmp_path / "large disk", "second")
+    (tmp_path / "runs/latest").symlink_to("first")
+    (tmp_path / "runs/second").symlink_to(tmp_path / "large disk/second")
+    assert [run.name for run in list_runs(str(tmp_path / "runs"))] == ["first", "second"]
 
 
 def test_a_run_that_cannot_be_read_does_not_hide_the_others(tmp_path: Path) -> None:

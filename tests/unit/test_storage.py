@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from raypose.errors import StorageError
-from raypose.storage import ObjectStore, open_store
+from raypose.storage import ObjectStore, open_store, require_writable
 from raypose.storage.local import LocalStore, appearing
 from tests.store_contract import StoreContract, keys
 
@@ -141,3 +141,11 @@ def test_open_store_takes_folders_and_refuses_what_it_does_not_know(tmp_path: Pa
     assert (tmp_path / "key").read_bytes() == b"1"
     with pytest.raises(StorageError, match="not supported"):
         open_store("ftp://host/folder")
+
+
+def test_results_are_not_written_into_the_working_directory_of_a_ray_job(tmp_path: Path) -> None:
+    job = tmp_path / "ray/session_1/runtime_resources/working_dir_files/_ray_pkg_0a1b"
+    with pytest.raises(StorageError, match=r"storage: .*_ray_pkg_0a1b/runs lies in the working directory of a Ray job"):
+        require_writable(LocalStore(job / "runs"), "storage")
+    assert not job.exists()
+    require_writable(LocalStore(tmp_path / "runs"), "storage")

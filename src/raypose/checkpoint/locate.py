@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -14,6 +13,7 @@ from raypose.checkpoint.store import STATE, TENSORS, CheckpointStore, best_of, f
 from raypose.config import RunConfig, parse_config
 from raypose.errors import CheckpointError
 from raypose.storage import ObjectStore, ancestry, is_remote, open_parent, open_store
+from raypose.storage.scratch import scratch_folder
 
 Which = Literal["best", "last"]
 
@@ -56,18 +56,18 @@ def local_model(reference: str | Path, which: Which = "best") -> Iterator[Path]:
     if not is_remote(place):
         yield Path(place)
         return
-    with tempfile.TemporaryDirectory(prefix="raypose-model-") as folder:
+    with scratch_folder("model") as folder:
         parent, name = open_parent(place)
-        local = Path(folder, name)
+        local = folder / name
         if parent.exists(f"{name}/{STATE}"):
             fetch_checkpoint(parent.child(name), local)
         elif parent.exists(name) and name == TENSORS:  # which says little without the state beside it
-            fetch_checkpoint(parent, Path(folder))
+            fetch_checkpoint(parent, folder)
         elif parent.exists(name):
             parent.download(name, local)
         else:
             for entry in parent.list(f"{name}/"):
-                parent.download(entry.key, Path(folder, entry.key))
+                parent.download(entry.key, folder / entry.key)
         yield local
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from safetensors import SafetensorError
 from raypose.checkpoint.state import FORMAT_VERSION, RunIdentity, Snapshot, TrainProgress
 from raypose.errors import CheckpointError, DataError, StorageError, StorageUnavailableError
 from raypose.storage import ObjectStore
+from raypose.storage.scratch import scratch_folder
 from raypose.structures import json_ready
 
 STATE = "state.json"
@@ -66,8 +66,8 @@ class CheckpointStore:
         """
         step = snapshot.progress.step
         saved = SavedCheckpoint(checkpoint_name(step), step, dict(snapshot.metrics))
-        with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
-            tensors, model = Path(folder, TENSORS), Path(folder, MODEL)
+        with scratch_folder("checkpoint") as folder:
+            tensors, model = folder / TENSORS, folder / MODEL
             safetensors.torch.save_file(
                 {name: tensor.detach().cpu().contiguous() for name, tensor in snapshot.tensors.items()}, tensors
             )
@@ -89,17 +89,17 @@ class CheckpointStore:
                 self._run.upload(model, key)
         return saved
 
-    def saved(self) -> list[SavedCheckpoint]:
-        """Every complete checkpoint, oldest first."""
+    def saved(self, keys: Iterable[str] | None = None) -> list[SavedCheckpoint]:
+        """Every complete checkpoint, oldest first. `keys` are those below `checkpoints/`, where they are known."""
         found = []
-        for entry in self._store.list():
-            name, _, file = entry.key.partition("/")
+        for key in (entry.key for entry in self._store.list()) if keys is None else keys:
+            name, _, file = key.partition("/")
             if file != STATE:
                 continue
             try:
                 state = _read_state(self._store.child(name))
             except StorageError:
-                if self._store.exists(entry.key):
+                if self._store.exists(key):
                     raise
                 continue  # retired since it was listed, by the training that goes on there
             found.append(SavedCheckpoint(name, state.progress.step, state.metrics))
@@ -125,8 +125,8 @@ class CheckpointStore:
         """Read and verify one checkpoint; CheckpointError says what is wrong with it."""
         checkpoint = self._store.child(name)
         state = _read_state(checkpoint)
-        with tempfile.TemporaryDirectory(prefix="raypose-checkpoint-") as folder:
-            path = Path(folder, TENSORS)
+        with scratch_folder("checkpoint") as folder:
+            path = folder / TENSORS
             _fetch_verified(checkpoint, path, state)
             try:
                 tensors = safetensors.torch.load_file(path)

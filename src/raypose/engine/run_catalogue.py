@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from raypose.checkpoint import CheckpointStore, SavedCheckpoint, best_first, config_of_run, run_of, select_expired
 from raypose.checkpoint.locate import CONFIG
 from raypose.config import RunConfig
 from raypose.errors import CheckpointError, ConfigError, RayposeError
-from raypose.storage import ObjectStore, StoredObject, open_store
+from raypose.storage import ObjectStore, StoredObject, is_remote, open_store
 from raypose.structures import json_ready
 
 _CHECKPOINTS = "checkpoints/"
@@ -96,7 +97,7 @@ def list_runs(storage: str) -> list[RunEntry]:
     return [
         _entry(name, store.child(name), objects)
         for name, objects in sorted(of_run.items())
-        if any(one.key == f"{name}/{CONFIG}" for one in objects)
+        if any(one.key == f"{name}/{CONFIG}" for one in objects) and not _is_alias(store, name)
     ]
 
 
@@ -145,6 +146,12 @@ def _left_behind(saved: Sequence[SavedCheckpoint], sizes: dict[str, int]) -> lis
     return [SavedCheckpoint(name, 0) for name in sizes if name not in complete and name < newest]
 
 
+def _is_alias(store: ObjectStore, name: str) -> bool:
+    """Whether this is a link such as `latest`, to a run that has its own name in the same place."""
+    place = Path(store.place(name))
+    return not is_remote(store.url) and place.is_symlink() and place.resolve().parent == Path(store.url).resolve()
+
+
 def _entry(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> RunEntry:
     try:
         return _read(name, store, [StoredObject(one.key.partition("/")[2], one.size_bytes) for one in objects])
@@ -156,7 +163,10 @@ def _entry(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> Ru
 def _read(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> RunEntry:
     config = config_of_run(store)
     metric = config.checkpoint.best_metric
-    saved = CheckpointStore(store).saved()
+    keys = (one.key for one in objects)
+    saved = CheckpointStore(store).saved(
+        [key.removeprefix(_CHECKPOINTS) for key in keys if key.startswith(_CHECKPOINTS)]
+    )
     best = next(iter(best_first(saved, metric)), None)
     return RunEntry(
         name=name,

@@ -14,6 +14,8 @@ from raypose.storage.local import LocalStore
 __all__ = ["ObjectStore", "StoredObject", "ancestry", "is_remote", "open_parent", "open_store", "require_writable"]
 
 _PROBE = ".writable"
+_JOB_FOLDERS = "working_dir_files"
+"""Where Ray unpacks what travels with a job, on each node for itself; it goes when the room is needed."""
 
 
 def open_store(url: str) -> ObjectStore:
@@ -58,6 +60,11 @@ def require_writable(store: ObjectStore, setting: str) -> None:
 
     `setting` is what the user chose the place with.
     """
+    if isinstance(store, LocalStore) and _JOB_FOLDERS in store.root.parts:
+        raise StorageError(
+            f"{setting}: {store.url} lies in the working directory of a Ray job, which Ray removes; give an s3:// URL,"
+            " or an absolute path that all nodes see"
+        )
     try:
         store.write(_PROBE, b"")
         store.delete([_PROBE])
