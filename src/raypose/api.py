@@ -114,11 +114,14 @@ def predict(
     else by so many Ray actors, on the cluster that RAY_ADDRESS names or on this machine. Raises ConfigError where `out`
     has predictions of another model, source or setting; images that cannot be read end up in the result.
     """
-    from raypose.batch import Settings, predict_source
+    from raypose.batch import Crew, Settings, predict_source
     from raypose.engine.candidate import Candidate
     from raypose.launch.cluster import ray_cluster
+    from raypose.launch.nodes import alive_nodes, share_for
     from raypose.model import tracked_conf
 
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers {workers} predicts nothing; use 1 or more")
     place = locate_model(model)
     place = place if is_remote(place) else str(Path(place).absolute())
     least = tracked_conf(conf) if track else conf
@@ -131,8 +134,9 @@ def predict(
             replace(here, device="cpu").open()  # a model that cannot be used leaves nothing behind
         opened_by = here if workers is None else candidate
         with nullcontext() if workers is None else ray_cluster(max(os.cpu_count() or 1, workers)):
+            crew = None if workers is None else Crew(workers, *share_for(alive_nodes(), workers, device))
             return predict_source(
-                opened_by.open, str(source), out, settings, workers=workers, batch=batch, on_progress=progress
+                opened_by.open, str(source), out, settings, crew=crew, batch=batch, on_progress=progress
             )
 
 
@@ -179,7 +183,8 @@ def validate(
         precision=precision or ("auto" if config is None else config.train.precision),
         views=Views(tuple(scales), shards.skeleton.flip_index if flip else None),
     )
-    predictor = candidate.open()
+    # Workers may have GPUs that this process has not.
+    predictor = (candidate if workers is None else replace(candidate, device="auto")).open()
     _require_same_keypoints(model, predictor, shards)
     judge = Judge.of(val) if protocol is None else replace(Judge.of(val), protocol=protocol)
     results = []

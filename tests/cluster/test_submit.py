@@ -109,6 +109,17 @@ def test_a_wrong_token_and_an_unknown_job_are_refused_in_one_line(nodes: LocalCl
     assert "no such job" in error
 
 
+def test_a_driver_with_a_wrong_token_hears_what_is_wrong_and_soon(nodes: LocalCluster, tmp_path: Path) -> None:
+    connect = "from raypose.launch.cluster import ray_cluster\nwith ray_cluster():\n    pass"
+    environment = {**os.environ, **nodes.environment, "RAY_AUTH_TOKEN": "0" * 64}
+    done = subprocess.run(
+        [sys.executable, "-c", connect], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert f"RAY_ADDRESS: {nodes.address}: the cluster refuses the token" in done.stderr
+
+
 def test_a_cluster_that_does_not_answer_is_named(nodes: LocalCluster, tmp_path: Path) -> None:
     code, _, error = submit(nodes, tmp_path, "--address", "http://127.0.0.1:9", "runs", "list", "/tmp")
     assert code == 1

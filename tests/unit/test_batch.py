@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,11 +15,13 @@ import numpy as np
 import pytest
 
 import raypose
-from raypose.batch import PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
+from raypose.batch import Crew, PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
 from raypose.batch import plan as plans
+from raypose.batch.on_ray import require_shared
 from raypose.batch.plan import Part
 from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
 from raypose.inference import Fitted
+from raypose.storage import open_store
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
 from raypose.vision.video import VideoFile
@@ -368,7 +371,25 @@ def test_a_model_that_cannot_be_used_leaves_nothing_behind(tmp_path: Path, worke
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("option", ["batch", "workers"])
-def test_nobody_and_nothing_at_a_time_are_refused(tmp_path: Path, option: str) -> None:
-    with pytest.raises(ConfigError, match=f"{option} 0"):
-        predicted(tmp_path, tmp_path / "out", **{option: 0})
+def test_nobody_and_nothing_at_a_time_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="batch 0"):
+        predicted(tmp_path, tmp_path / "out", batch=0)
+    with pytest.raises(ConfigError, match="workers 0"):
+        raypose.predict(tmp_path, tmp_path, tmp_path / "out", workers=0)
+
+
+def test_what_does_not_work_through_ray_client_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_image(tmp_path / "images" / "a.png")
+    monkeypatch.setattr("ray.util.client.ray.is_connected", lambda: True)
+    with pytest.raises(ConfigError, match="raypose submit predict"):
+        predicted(tmp_path / "images", tmp_path / "out", crew=Crew(1, 1, 0.0))
+
+
+def test_a_worker_whose_node_has_not_the_folders_publishes_nothing(tmp_path: Path) -> None:
+    write_image(tmp_path / "images" / "a.png")
+    predicted(tmp_path / "images", tmp_path / "out")
+    seen = open_store(str(tmp_path / "out"))
+    require_shared(str(tmp_path / "images"), seen)
+    for root, out in (("nowhere", seen), (str(tmp_path / "images"), seen.child("other"))):
+        with pytest.raises(StorageError, match=rf"(nowhere|plan\.json): not there on {socket.gethostname()}.*s3://"):
+            require_shared(root, out)

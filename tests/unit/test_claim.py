@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pickle
+import socket
 import threading
 from pathlib import Path
 
 import pytest
 
-from raypose.errors import RunTakenOverError
+from raypose.errors import RunTakenOverError, StorageError
 from raypose.launch import claim as claims
 from raypose.launch.claim import Claim, ClaimedStore, watching
 from raypose.storage.local import LocalStore
@@ -67,6 +68,13 @@ def test_a_claim_holds_for_all_workers_that_it_is_sent_to(run: LocalStore) -> No
     Claim.take(run)
     with pytest.raises(RunTakenOverError):
         other.write("profile/rank-1.json", b"{}")
+
+
+def test_a_worker_that_has_another_folder_of_that_name_says_so(run: LocalStore, tmp_path: Path) -> None:
+    launch = Claim.take(run)
+    launch.require_shared()
+    with pytest.raises(StorageError, match=rf"elsewhere/writer\.json: not there on {socket.gethostname()}.*s3://"):
+        Claim(LocalStore(tmp_path / "elsewhere"), launch.launch).require_shared()
 
 
 def test_the_older_hears_of_it_before_it_writes(run: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raypose.launch.nodes import cpus_for_each
+from raypose.launch.nodes import cpus_for_each, share_for
 
 
 @pytest.mark.parametrize(
@@ -25,6 +25,27 @@ def test_no_worker_asks_for_more_than_a_node_has(
     nodes: list[dict[str, float]], workers: int, gpus: float, expected: float
 ) -> None:
     assert cpus_for_each(nodes, workers, gpus=gpus) == expected
+
+
+GPU_NODES = [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "device", "expected"),
+    [
+        ([{"CPU": 2.0}] * 3, 1, "auto", (2, 0.0)),
+        ([{"CPU": 8.0}, {"CPU": 2.0}], 2, "auto", (4, 0.0)),
+        (GPU_NODES, 2, "auto", (8, 1.0)),  # and not the forty of all nodes, which none with a GPU has
+        (GPU_NODES, 4, "auto", (4, 0.5)),
+        (GPU_NODES, 12, "cuda", (1, 0.1666)),  # six on a GPU: Ray would make 0.1667 of a sixth, and have room for five
+        (GPU_NODES, 2, "cpu", (32, 0.0)),
+        ([{"CPU": 4.0}], 2, "cuda", (1, 1.0)),  # nodes with GPUs are yet to come
+    ],
+)
+def test_workers_that_predict_fit_their_nodes(
+    nodes: list[dict[str, float]], workers: int, device: str, expected: tuple[int, float]
+) -> None:
+    assert share_for(nodes, workers, device) == expected
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 12))

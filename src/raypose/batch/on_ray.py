@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from raypose.batch.plan import Part, Plan
+from raypose.batch.plan import PLAN_FILE, Part, Plan
 from raypose.batch.results import Tally
 from raypose.batch.work import PartWork, PosePredictor
-from raypose.errors import RayposeError
+from raypose.errors import ConfigError, RayposeError, StorageError
 from raypose.inference import Lanes
-from raypose.storage import open_store
+from raypose.storage import ObjectStore, is_remote, open_store
 
 _ATTEMPTS = 4
 """How often a part is begun whose worker dies: what kills four of them is the part itself."""
@@ -26,20 +28,11 @@ _MOST_BLOCKS = 4096
 
 @dataclass(frozen=True, slots=True)
 class Crew:
-    """`workers` actors, each with a GPU where the cluster has some, and the CPUs in equal shares."""
+    """`workers` actors, and the CPUs and GPUs that each of them reserves on its node."""
 
     workers: int
     cpus: int
     gpus: float
-
-    @classmethod
-    def of(cls, workers: int) -> Crew:
-        """For the cluster that is connected."""
-        import ray
-
-        resources = ray.cluster_resources()
-        gpus = min(1.0, resources.get("GPU", 0.0) / workers)
-        return cls(workers, max(1, int(resources.get("CPU", 1.0) // workers)), gpus)
 
 
 def predict_on_ray(
@@ -47,11 +40,15 @@ def predict_on_ray(
 ) -> Iterator[tuple[Part, Tally]]:
     """Each part with what it came to, whichever is done first.
 
-    A part whose worker or node dies is begun again elsewhere. Raises RayposeError where one cannot be done.
+    A part whose worker or node dies is begun again elsewhere. Raises RayposeError where one cannot be done, ConfigError
+    where this process is a client of Ray, for which Ray Data does not work.
     """
     import ray
     import ray.data
+    import ray.util.client
 
+    if ray.util.client.ray.is_connected():
+        raise ConfigError("RAY_ADDRESS: Ray Data does not work through ray://; use 'raypose submit predict'")
     _be_quiet(ray.data.DataContext.get_current())
     rows = [{"part": json.dumps(part.to_dict())} for part in parts]
     blocks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
@@ -91,16 +88,32 @@ class _Actor:
 
         torch.set_num_threads(cpus)
         predictor = open_predictor()
-        self._work = PartWork(plan, open_store(out), predictor, Lanes(predictor), batch=batch)
+        self._root, self._out = plan.root, open_store(out)
+        self._work = PartWork(plan, self._out, predictor, Lanes(predictor), batch=batch)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         part = Part.from_dict(json.loads(row["part"]))
         outcome: Tally | RayposeError
         try:
+            require_shared(self._root, self._out)
             outcome = self._work(part)
         except RayposeError as error:  # a value, because Ray would wrap it
             outcome = error
         return {"part": part.number, "outcome": pickle.dumps(outcome)}
+
+
+def require_shared(root: str, out: ObjectStore) -> None:
+    """Raise StorageError where this node has not the folders that the plan was made of.
+
+    Every image would be published as one that cannot be read, or what is published would stay on a disk of this node.
+    """
+    missing = [root] if not is_remote(root) and not Path(root).is_dir() else []
+    missing += [] if out.exists(PLAN_FILE) else [out.place(PLAN_FILE)]
+    if missing:
+        raise StorageError(
+            f"{' and '.join(missing)}: not there on {socket.gethostname()}; workers on several machines need folders"
+            " that all of them share, or s3:// URLs"
+        )
 
 
 def _be_quiet(context: Any) -> None:

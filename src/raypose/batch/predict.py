@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from raypose.batch.on_ray import Crew, predict_on_ray
 from raypose.batch.plan import PARTS_FOLDER, Part, Plan, Settings, settle_plan
 from raypose.batch.results import Tally, read_tally
 from raypose.batch.work import PartWork, PosePredictor
@@ -71,27 +72,26 @@ def predict_source(
     out: str | Path,
     settings: Settings,
     *,
-    workers: int | None = None,
+    crew: Crew | None = None,
     batch: int = 8,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> PredictSummary:
     """Write `predictions/part-….jsonl` (or .parquet), `pictures/` and `summary.json` to `out`.
 
-    `source` and `out` are paths or `s3://` URLs. Without `workers` this process predicts, else so many actors of the
-    Ray that is connected; the files are the same. What cannot be read is told in its place, the others go on. Raises
+    `source` and `out` are paths or `s3://` URLs. Without a `crew` this process predicts, else its actors of the Ray
+    that is connected; the files are the same. What cannot be read is told in its place, the others go on. Raises
     ConfigError where `out` has predictions of something else, DataError where there is nothing to predict.
     """
-    for name, value in (("batch", batch), ("workers", workers)):
-        if value is not None and value < 1:
-            raise ConfigError(f"{name} {value} predicts nothing; use 1 or more")
+    if batch < 1:
+        raise ConfigError(f"batch {batch} predicts nothing; use 1 or more")
     store = open_store(str(out))
     # Before anything is written: a model that cannot be used leaves nothing behind.
-    predictor = open_predictor() if workers is None else None
+    predictor = open_predictor() if crew is None else None
     plan = settle_plan(store, source, settings)
     course = _Course(plan.inputs, on_progress or (lambda progress: None))
     missing = _take_up(plan, store, course)
     if missing:
-        for part, tally in _predicted(plan, missing, store, open_predictor, predictor, workers or 1, batch, course):
+        for part, tally in _predicted(plan, missing, store, open_predictor, predictor, crew, batch, course):
             course.add(part, tally)
     summary = course.summary(str(out))
     store.write(SUMMARY_FILE, json.dumps(asdict(summary), indent=1).encode())
@@ -117,19 +117,18 @@ def _predicted(
     store: ObjectStore,
     open_predictor: Opener,
     predictor: PosePredictor | None,
-    workers: int,
+    crew: Crew | None,
     batch: int,
     course: _Course,
 ) -> Iterator[tuple[Part, Tally]]:
     """By the model that is open here, or by workers that open it."""
-    if predictor is not None:
-        with lanes_of(predictor) as lanes:
-            work = PartWork(plan, store, predictor, lanes, batch=batch, on_images=course.predicted)
-            yield from ((part, work(part)) for part in parts)
+    if crew is not None:
+        yield from predict_on_ray(plan, parts, store.url, open_predictor, batch=batch, crew=crew)
         return
-    from raypose.batch.on_ray import Crew, predict_on_ray
-
-    yield from predict_on_ray(plan, parts, store.url, open_predictor, batch=batch, crew=Crew.of(workers))
+    assert predictor is not None
+    with lanes_of(predictor) as lanes:
+        work = PartWork(plan, store, predictor, lanes, batch=batch, on_images=course.predicted)
+        yield from ((part, work(part)) for part in parts)
 
 
 class _Course:

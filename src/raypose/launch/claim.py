@@ -42,6 +42,14 @@ class Claim:
         claim._write()
         return claim
 
+    def require_shared(self) -> None:
+        """Raise StorageError where this node has another folder of that name than the driver, which took the claim."""
+        if not self.store.exists(CLAIM_KEY):
+            raise StorageError(
+                f"{self.store.place(CLAIM_KEY)}: not there on {socket.gethostname()}, though the driver has written it;"
+                " on several machines storage has to be an s3:// URL, or a folder that all of them share"
+            )
+
     def renewed(self) -> Claim:
         """For workers that have just started. Raises RunTakenOverError where another launch has it by now."""
         self.require()

@@ -6,9 +6,10 @@ import contextlib
 import logging
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 
-from raypose.errors import TrainingError
+from raypose.errors import ConfigError, TrainingError
 
 # Read by Ray when it is imported or started, so they are set before that happens.
 _ENVIRONMENT = {
@@ -26,6 +27,8 @@ _ENVIRONMENT = {
     "RAY_worker_niceness": "0",
 }
 _WATCHES_NODES = "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER"
+_CLIENT = "ray://"
+_ANSWER_S = 5.0
 
 
 @contextlib.contextmanager
@@ -42,6 +45,8 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
     address = os.environ.get("RAY_ADDRESS")
+    if address:
+        require_answer(address)
     started_here = {} if address else {"num_cpus": local_cpus, "include_dashboard": False}
     try:
         ray.init(
@@ -62,6 +67,56 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
         if is_alone:
             del os.environ[_WATCHES_NODES]
+
+
+def require_answer(address: str) -> None:
+    """Raise TrainingError within seconds where Ray would try for minutes, and say nothing meanwhile.
+
+    ConfigError where `address` is none.
+    """
+    if address in ("auto", "local"):
+        return
+    host, _, port = address.removeprefix(_CLIENT).rpartition(":")
+    if not host or not port.isdecimal():
+        raise ConfigError(
+            f"RAY_ADDRESS: {address}: expected host:port of a head, such as 10.0.0.5:6379, or ray://host:port; set it"
+            " so or unset it"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise TrainingError(_no_ray(address, error)) from error
+    if address.startswith(_CLIENT):
+        return
+    if not _is_node():
+        raise TrainingError(
+            f"RAY_ADDRESS: {address} answers, but this machine is none of the cluster's nodes; have it done there with"
+            " 'raypose submit', join it with 'ray start', or set ray://host:10001"
+        )
+    _require_head(address)
+
+
+def _require_head(address: str) -> None:
+    """Ask once what Ray asks twenty times before it says less."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled
+    from ray.exceptions import AuthenticationError, RpcError
+
+    try:
+        GcsClient(address=address)
+    except AuthenticationError as error:
+        raise ConfigError(
+            f"RAY_ADDRESS: {address}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the"
+            " cluster's own"
+        ) from error
+    except RpcError as error:
+        raise TrainingError(_no_ray(address, error)) from error
+
+
+def _is_node() -> bool:
+    """Whether a Ray node runs on this machine, through which a driver would talk to its cluster."""
+    from ray._private.services import find_node_ids
+
+    return bool(find_node_ids())
 
 
 def _no_ray(address: str | None, error: Exception) -> str:

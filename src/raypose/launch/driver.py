@@ -7,7 +7,6 @@ import itertools
 import json
 import os
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +22,7 @@ from raypose.launch.cluster import ray_cluster
 from raypose.launch.nodes import NodeWatch, alive_nodes, cpus_for_each
 from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
+from raypose.storage.scratch import scratch_folder
 from raypose.telemetry import Reporter, WorkersFailed
 from raypose.telemetry.listeners import reporting
 
@@ -50,7 +50,7 @@ def train(
     with reporting(config, store, report) as tell:
         if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
             raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
-        with ray_cluster(_local_cpus(config)), tempfile.TemporaryDirectory(prefix="raypose-ray-") as records:
+        with ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
             _fit(config, store, tell, records, should_stop, until_epoch)
     return dict(json.loads(store.read("summary.json")))
 
@@ -59,7 +59,7 @@ def _fit(
     config: RunConfig,
     store: ObjectStore,
     report: Reporter,
-    records: str,
+    records: Path,
     should_stop: Callable[[], bool],
     until_epoch: int | None,
 ) -> None:
@@ -71,10 +71,10 @@ def _fit(
 
     # Beside the driver, without which there is no run, and not on a node that may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote()
+    monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote(_wanted(config))
     launch = Claim.take(store).launch
     for attempt in itertools.count():
-        trainer = _trainer(config, launch, monitor, f"{records}/{attempt}", until_epoch)
+        trainer = _trainer(config, launch, monitor, str(records / str(attempt)), until_epoch)
         failure = _watch(trainer.fit, monitor, report, should_stop)
         outcome: RayposeError | None = ray.get(monitor.outcome.remote())
         if outcome is not None:
@@ -197,6 +197,11 @@ def _resources(config: RunConfig) -> dict[str, float]:
     gpus = 1.0 if _uses_gpu(config) else 0.0
     cpus = config.scaling.cpus_per_worker or cpus_for_each(alive_nodes(), config.scaling.max_workers, gpus=gpus)
     return {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+
+
+def _wanted(config: RunConfig) -> str:
+    each = " and ".join(f"{count:g} {kind}" for kind, count in _resources(config).items())
+    return f"scaling.workers wants {config.scaling.min_workers} of {each} each"
 
 
 def _uses_gpu(config: RunConfig) -> bool:

@@ -6,13 +6,18 @@ import time
 
 from raypose.errors import RayposeError
 from raypose.launch.heartbeat import SILENT_AFTER_S, Beat, Heartbeats
-from raypose.telemetry import Event, Notice
+from raypose.telemetry import Event, Notice, WorkersFailed
+
+SLOW_START_S = 60.0
 
 
 class RunMonitor:
     """Keeps events until the driver collects them, and what one side must tell the other. Lives as a Ray actor."""
 
-    def __init__(self) -> None:
+    def __init__(self, wanted: str) -> None:
+        """`wanted` says how many workers there are to be, and what each of them takes."""
+        self._wanted = wanted
+        self._waits_since_s: float | None = time.monotonic()
         self._events: list[Event] = []
         self._outcome: RayposeError | None = None
         self._stop_requested = False
@@ -22,6 +27,7 @@ class RunMonitor:
     def begin(self) -> RayposeError | None:
         """Worker: it starts, unless the run is over for the reason that is returned."""
         self._moves = False
+        self._waits_since_s = None
         return self._outcome
 
     def move(self) -> None:
@@ -35,12 +41,23 @@ class RunMonitor:
     def push(self, event: Event) -> None:
         """Worker: something happened."""
         self._events.append(event)
+        if isinstance(event, WorkersFailed):
+            self._waits_since_s = time.monotonic()
 
     def drain(self) -> list[Event]:
-        """Driver: what happened since the last call; that a worker has fallen silent, too."""
+        """Driver: what happened since the last call; that a worker has fallen silent, or that none starts, too."""
         events, self._events = self._events, []
         silent = self._heartbeats.newly_silent(time.monotonic())
-        return [*events, *(Notice(f"not heard of for {SILENT_AFTER_S:.0f} s: {beat}") for beat in silent)]
+        events += [Notice(f"not heard of for {SILENT_AFTER_S:.0f} s: {beat}") for beat in silent]
+        if self._waits_since_s is not None and time.monotonic() - self._waits_since_s > SLOW_START_S:
+            self._waits_since_s = None  # said once
+            events.append(
+                Notice(
+                    f"no worker has started for {SLOW_START_S:.0f} s: {self._wanted}; the run waits for nodes that have"
+                    " room ('ray status' shows what they have), or stop it and ask for less"
+                )
+            )
+        return events
 
     def end(self, outcome: RayposeError) -> None:
         """Worker: the run is over for a reason that a restart would not change. The first reason counts."""

@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 _LOOK_EVERY_S = 1.0
 _COORDINATOR = "AutoscalingCoordinator"
 """Name and namespace of Ray's actor that tells Ray Train what there is room for."""
+_GPU_PARTS = 10_000
+"""As finely as Ray divides a GPU. It rounds, so that six times a sixth would not fit."""
 
 
 def alive_nodes() -> list[Mapping[str, float]]:
@@ -32,6 +34,24 @@ def cpus_for_each(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: f
         if sum(rooms) >= workers:
             return float(cpus)
     return 1.0
+
+
+def share_for(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -> tuple[int, float]:
+    """Whole CPUs, and GPUs, for each of `workers` that predict on `device`; fewer GPUs than workers are shared.
+
+    `nodes` are the resources of each.
+    """
+    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    if not uses_gpu(nodes, device):
+        return int(cpus_for_each(nodes, workers)), 0.0
+    on_one = math.ceil(workers / gpus) if gpus else 1
+    share = _GPU_PARTS // on_one / _GPU_PARTS
+    return int(cpus_for_each(nodes, workers, gpus=share)), share
+
+
+def uses_gpu(nodes: Sequence[Mapping[str, float]], device: str) -> bool:
+    """Whether workers on `device` need GPUs; `auto` takes them where a node has some."""
+    return device.startswith("cuda") or (device == "auto" and any(node.get("GPU", 0.0) > 0 for node in nodes))
 
 
 class NodeWatch:

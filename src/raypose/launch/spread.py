@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import time
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -16,11 +18,13 @@ Result = TypeVar("Result")
 _TASKS_A_CPU = 2
 """In hand for each CPU: one that runs, one that waits, so that no CPU waits and an autoscaler sees the demand."""
 _PATIENCE_S = 60.0
+_LOOK_EVERY_S = 5.0
+"""How often it is looked whether nodes have come."""
 
 
 @dataclass(frozen=True, slots=True)
 class RayTasks:
-    """Up to `at_once` tasks of `cpus` and `gpus` each, by default two for each CPU of the cluster.
+    """Up to `at_once` tasks of `cpus` and `gpus` each, by default two for each CPU that the cluster has by then.
 
     Ray repeats a task whose node is lost: do only work here that may be done twice.
     """
@@ -34,28 +38,33 @@ class RayTasks:
         with ray_cluster():
             import ray
 
-            limit = self.at_once or int(_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1))
             options = {"num_cpus": self.cpus, "num_gpus": self.gpus, "max_retries": 5, "scheduling_strategy": "SPREAD"}
-            yield from _deal(ray.remote(**options)(outcome_of), work, tasks, max(1, limit))
+            yield from _deal(ray.remote(**options)(outcome_of), work, tasks, self._limit)
+
+    def _limit(self) -> int:
+        import ray
+
+        return self.at_once or max(1, int(_TASKS_A_CPU * ray.cluster_resources().get("CPU", 1)))
 
 
 def _deal(
-    remote: Any, work: Callable[[Any], Any], tasks: Sequence[Any], limit: int
+    remote: Any, work: Callable[[Any], Any], tasks: Sequence[Any], limit: Callable[[], int]
 ) -> Generator[tuple[int, Any], None, None]:
     import ray
 
     shared = ray.put(work)  # sent to each node once, not with every task
     left, running = iter(enumerate(tasks)), dict[Any, int]()
+    most, looked_s = limit(), time.monotonic()
     try:
         while True:
-            for index, task in left:
+            for index, task in itertools.islice(left, max(0, most - len(running))):
                 running[remote.remote(shared, task)] = index
-                if len(running) == limit:
-                    break
             if not running:
                 return
-            (done, *_), _ = ray.wait(list(running))
-            yield running.pop(done), _result(done)
+            for done in ray.wait(list(running), timeout=_LOOK_EVERY_S)[0]:
+                yield running.pop(done), _result(done)
+            if time.monotonic() - looked_s >= _LOOK_EVERY_S:
+                most, looked_s = limit(), time.monotonic()
     finally:
         for reference in running:
             ray.cancel(reference)  # interrupts it, so that uploads and temporary files end in good order

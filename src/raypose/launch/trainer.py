@@ -7,7 +7,7 @@ from ray.train.v2._internal.callbacks import DatasetsCallback
 from ray.train.v2._internal.execution.callback import RayTrainCallback
 
 
-class StreamingTrainer(TorchTrainer):
+class StreamingTrainer(TorchTrainer):  # type: ignore[misc]  # it has no types
     """For workers that read their data themselves.
 
     Ray starts a process to deal out Ray Data sets for each group of workers, also where there are none: seconds of

@@ -15,6 +15,7 @@ from raypose.engine.validate import chunks_of, decoding_threads, predict_chunks
 from raypose.errors import ConfigError
 from raypose.inference import Predictor
 from raypose.launch.cluster import ray_cluster
+from raypose.launch.nodes import alive_nodes, share_for, uses_gpu
 from raypose.launch.spread import RayTasks
 from raypose.structures import ImageResult
 
@@ -42,8 +43,8 @@ def predict_on_ray(candidate: Candidate, shards: ShardSet, *, batch: int, worker
     """What is labelled and what is predicted in each image, in the order of the set.
 
     `workers` pieces are predicted at a time, with a GPU each where the cluster has some and the device allows, else
-    with an equal share of the CPUs. The results do not depend on `workers`. Raises ConfigError where nodes would
-    compute in different ways.
+    with as many CPUs as each can have on its node. The results do not depend on `workers`. Raises ConfigError where
+    nodes would compute in different ways.
     """
     chunks = chunks_of(len(shards), batch)
     size = max(1, len(chunks) // (workers * _PIECES_A_WORKER))
@@ -63,12 +64,11 @@ def predict_on_ray(candidate: Candidate, shards: ShardSet, *, batch: int, worker
 
 
 def _tasks(device: str, workers: int) -> RayTasks:
-    import ray
-
-    resources = ray.cluster_resources()
-    on_gpu = device.startswith("cuda") or (device == "auto" and resources.get("GPU", 0.0) > 0)
-    cpus = max(1, int(resources.get("CPU", 1.0) // workers))
-    return RayTasks(workers, cpus=cpus, gpus=1.0 if on_gpu else 0.0)
+    nodes = alive_nodes()
+    gpus = int(sum(node.get("GPU", 0.0) for node in nodes)) if uses_gpu(nodes, device) else 0
+    # A worker has a GPU to itself: where there are fewer of them, the others wait for their turn.
+    cpus, each_gpus = share_for(nodes, min(workers, gpus or workers), device)
+    return RayTasks(workers, cpus=cpus, gpus=each_gpus)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,8 +67,10 @@ def _train(config: RunConfig, launch: str, monitor: Any, until_epoch: int | None
 
     warnings = PreemptionWarnings()
     with HeartbeatThread(monitor, world.rank, world.size), _explained(config, monitor):
+        taken = Claim(run_store, launch)
+        taken.require_shared()
         # Before the newest checkpoint is looked for: nobody else adds one from here on.
-        claim = Claim(run_store, launch).renewed() if world.is_leader else None
+        claim = taken.renewed() if world.is_leader else None
         store = ClaimedStore(run_store, cast("Claim", world.from_leader(claim)))
         if not world.is_leader:
             run(prepare(config, world, store, _ignore), _ignore, should_stop, warnings.is_new, until_epoch)

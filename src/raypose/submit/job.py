@@ -6,10 +6,14 @@ import asyncio
 import logging
 import os
 import shlex
+import ssl
 import tempfile
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Iterable, Sequence
 from functools import cached_property
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +28,7 @@ STOP_WAIT_S = 120
 """How long a job that is told to stop may take for its last checkpoint; by default Ray kills it after 3 s."""
 _POLL_S = 1.0
 _PATIENCE_S = 60.0
+_ANSWER_S = 10.0
 
 
 class JobFailedError(RayposeError):
@@ -124,7 +129,27 @@ class Cluster:
             raise ConfigError(f"{job}: no such job at {self.address}; 'ray job list' names those there are") from error
 
 
+def _require_answer(address: str) -> None:
+    """Raise TrainingError within seconds where nobody answers: Ray's client would wait without end."""
+    if not address.startswith(("http://", "https://")):
+        return
+    try:
+        urllib.request.urlopen(f"{address}/api/version", timeout=_ANSWER_S).close()
+    except urllib.error.HTTPError:
+        return  # an answer, and Ray's client knows what it means
+    except (OSError, ValueError, HTTPException) as error:
+        if isinstance(getattr(error, "reason", None), ssl.SSLError):
+            return  # the client may know other authorities
+        raise _no_dashboard(address, error) from error
+
+
+def _no_dashboard(address: str, error: Exception) -> TrainingError:
+    reason = str(getattr(error, "reason", error)).partition("\n")[0]
+    return TrainingError(f"{address}: no Ray dashboard answers: {reason}; name it with --address")
+
+
 def _connect(address: str) -> JobSubmissionClient:
+    _require_answer(address)
     import ray.exceptions
     from ray.job_submission import JobSubmissionClient
 
@@ -137,9 +162,8 @@ def _connect(address: str) -> JobSubmissionClient:
         raise ConfigError(
             f"{address}: the cluster refuses the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's own"
         ) from error
-    except (ConnectionError, RuntimeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise TrainingError(f"{address}: no Ray dashboard answers: {reason}; name it with --address") from error
+    except (OSError, RuntimeError) as error:  # OSError: also what a proxy or another server answers
+        raise _no_dashboard(address, error) from error
 
 
 def _last_line(error: Exception) -> str:
