@@ -142,3 +142,99 @@ def test_everything_is_reached_by_keyboard_has_a_name_and_fits_a_phone(browser: 
     assert browser.evaluate("document.getElementById('canvas').getAttribute('aria-label')").startswith(
         "The image with 1"
     )
+
+
+CAMERA = """{
+    const pixels = document.createElement("canvas");
+    pixels.width = pixels.height = 64;
+    const pen = pixels.getContext("2d");
+    pen.fillRect(0, 0, 64, 64);
+    setInterval(() => pen.fillRect(0, 0, 64, 64), 20);  // a canvas that nobody draws on gives no frames
+    window.opened = [];
+    navigator.mediaDevices.getUserMedia = async () => {
+        await new Promise((done) => setTimeout(done, 200));  // until the user has allowed it
+        const stream = pixels.captureStream(20);
+        window.opened.push(stream);
+        return stream;
+    };
+}"""
+
+
+def press_camera(browser: Browser) -> None:
+    browser.evaluate("document.getElementById('camera').click()")
+
+
+def test_a_camera_is_opened_once_however_often_the_button_is_pressed_and_closed_for_good(browser: Browser) -> None:
+    browser.evaluate(CAMERA)
+    press_camera(browser)
+    press_camera(browser)  # while the browser asks whether it may
+    browser.wait_for("document.getElementById('status').textContent.startsWith('0 people, 64 × 64')")
+    assert browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "true"
+    assert browser.evaluate("document.getElementById('status').getAttribute('aria-live')") == "off"
+    press_camera(browser)
+    assert browser.evaluate("document.getElementById('camera').textContent") == "Use the camera"
+    assert browser.evaluate("document.getElementById('status').getAttribute('aria-live')") == "polite"
+    live = "window.opened.flatMap((one) => one.getTracks()).filter((track) => track.readyState === 'live').length"
+    browser.evaluate("new Promise((done) => setTimeout(done, 400))")
+    assert (browser.evaluate("window.opened.length"), browser.evaluate(live)) == (1, 0)
+
+
+def test_an_image_that_is_given_takes_the_place_of_the_camera(browser: Browser) -> None:
+    browser.evaluate(CAMERA)
+    press_camera(browser)
+    browser.wait_for("document.getElementById('status').textContent.startsWith('0 people, 64 × 64')")
+    give(browser, "drop")
+    browser.wait_for("document.getElementById('rows').children.length")
+    browser.evaluate("new Promise((done) => setTimeout(done, 300))")
+    assert status(browser).startswith("1 person, 320 × 200 pixels.")
+    assert browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "false"
+
+
+def test_a_camera_that_is_unplugged_is_off(browser: Browser) -> None:
+    browser.evaluate(CAMERA)
+    press_camera(browser)
+    browser.wait_for("document.getElementById('camera').getAttribute('aria-pressed') === 'true'")
+    browser.evaluate("window.opened[0].getTracks()[0].dispatchEvent(new Event('ended'))")
+    assert browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "false"
+
+
+def test_a_page_that_may_have_no_camera_says_where_there_is_one(browser: Browser) -> None:
+    browser.evaluate("Object.defineProperty(navigator, 'mediaDevices', { value: undefined })")
+    press_camera(browser)
+    assert status(browser) == "No camera: browsers give it to pages from https:// or localhost alone."
+
+
+SLOW = """{
+    const fetch = window.fetch;
+    window.fetch = async (...asked) => {
+        await new Promise((done) => setTimeout(done, 300));
+        return fetch(...asked);
+    };
+}"""
+
+
+def test_an_image_that_is_given_while_another_is_under_way_is_answered_next(browser: Browser) -> None:
+    browser.evaluate(SLOW)
+    give(browser, "choose", red_square(64, 64, box=(8, 8, 40, 40)))
+    give(browser, "paste")
+    browser.wait_for("document.getElementById('status').textContent.startsWith('1 person, 320 × 200')")
+
+
+def test_the_same_file_can_be_chosen_again(browser: Browser) -> None:
+    give(browser, "choose", b"<svg/>")
+    browser.wait_for("document.getElementById('status').textContent.includes('unsupported_image')")
+    assert browser.evaluate("document.getElementById('file').value") == ""
+
+
+@pytest.mark.parametrize("path", ["v1/models", "v1/predict"])
+def test_what_a_proxy_says_in_its_own_words_is_shown(browser: Browser, path: str) -> None:
+    browser.evaluate(f"""{{
+        const fetch = window.fetch;
+        window.fetch = (url, ...more) => url.startsWith("{path}")
+            ? Promise.resolve(new Response("Too busy", {{ status: 429, statusText: "Too Many Requests" }}))
+            : fetch(url, ...more);
+        document.getElementById("key").dispatchEvent(new Event("change"));
+    }}""")
+    if path == "v1/predict":
+        give(browser, "choose")
+    browser.wait_for("document.getElementById('status').textContent.includes('429 Too Many Requests')")

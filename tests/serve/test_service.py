@@ -114,6 +114,36 @@ def test_a_damaged_and_a_foreign_checkpoint_never_take_the_place_of_what_serves(
     served.wait_for("step-00000004")
 
 
+def test_a_change_that_fails_ends_no_command_and_the_next_one_mends_it(served: Served) -> None:
+    """Other limits take other replicas, and these find no model."""
+    served.configure(served.run)
+    served.wait_for("step-0000000")
+    good = served.config.read_text()
+    for spoilt, told in (
+        (good.replace("queue_images: 32", "queue_images: 16").replace(f"{served.run}\n", f"{served.run}-gone\n"),
+         "no such run"),
+        (f"{good}http: {{host: 127.0.0.2}}\n", "http: cannot change while the service runs"),
+    ):  # fmt: skip
+        served.config.write_text(spoilt)
+        served.process.send_signal(signal.SIGHUP)
+        deadline_s = time.monotonic() + 120
+        while told not in served.log.read_text(errors="replace"):
+            assert served.process.poll() is None
+            assert time.monotonic() < deadline_s
+            time.sleep(0.2)
+    served.config.write_text(good)
+    served.process.send_signal(signal.SIGHUP)
+    with Client(served.url, retries=0, timeout_s=5) as client:
+        deadline_s = time.monotonic() + 120
+        while True:
+            try:
+                assert client.predict(jpeg()).images[0].people
+                return
+            except ServiceError:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.5)
+
+
 def test_after_a_killed_replica_the_service_is_whole_again_by_itself(served: Served) -> None:
     (before,) = served.replicas()
     os.kill(before, signal.SIGKILL)

@@ -162,6 +162,28 @@ def test_a_used_up_budget_of_hours_ends_what_runs_and_starts_nothing_more(tmp_pa
     assert {trial.reason for trial in trials if trial.status == "stopped"} == {"the budget of 1 hours is used up"}
 
 
+def test_the_time_of_a_sweep_that_is_killed_counts_in_its_budget(tmp_path: Path) -> None:
+    sweep = simulated_sweep(tmp_path, budget={"trials": 8, "hours": 1.0})
+    store, runner, now_s = LocalStore(tmp_path / "sweep"), SimulatedTrials(), [0.0]
+
+    def watch(view: View) -> None:
+        epochs = sum(trial.epoch for trial in view.trials)
+        now_s[0] = 500.0 * epochs
+        if epochs >= 4:
+            raise DiedError
+        runner.watch(view)
+
+    controller = Controller(sweep, store, runner, slots=1, state=SweepState(), watch=watch, clock=lambda: now_s[0])
+    with pytest.raises(DiedError):
+        controller.run()
+    runner.kill()
+    state, (trial,) = Records(store).read()
+    assert (state.seconds, trial.status, trial.seconds) == (1500.0, "running", 1500.0)
+    state, trials, _ = go_on(sweep, store)
+    assert state.seconds >= 1500.0
+    assert trials[0].seconds >= 1500.0
+
+
 def test_an_interrupted_sweep_saves_all_trials_and_goes_on_without_repeating_a_step(tmp_path: Path) -> None:
     sweep, runner, store = simulated_sweep(tmp_path), SimulatedTrials(), LocalStore(tmp_path / "sweep")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,7 +51,9 @@ def test_every_setting_and_every_code_is_documented() -> None:
         ("replicas.count=0", "would never serve"),
         ("replicas={count: 3, most: 2}", "most 2 is below count 3"),
         ("access.api_keys=[secret]", "must match pattern"),
+        (f"access.api_keys=[sha256:{hashlib.sha256(b'').hexdigest()}]", "one is the SHA-256 of no text at all"),
         ("access.cors_origins=['*']", "must match pattern"),
+        ("canary={model: b, shar: 1}", "canary.shar: unknown key; did you mean canary.share?"),
         ("canary={model: b, share: 2}", "must be less than or equal to 1"),
         ("defaults.conf=.nan", "must be a finite number"),
     ],
@@ -75,3 +78,9 @@ def test_arguments_of_the_application_are_values_or_a_file(tmp_path: Path) -> No
     assert serve_config_of({"config": str(file)}) == serve_config_of({"model": "runs/demo", "limits": {"images": 2}})
     with pytest.raises(ConfigError, match="args of the serve application"):
         serve_config_of({"model": 3})
+    with pytest.raises(ConfigError) as caught:
+        serve_config_of({"model": "runs/demo", "limts": {}, "replicas": {"cout": 2}})
+    assert sorted(caught.value.problems) == [
+        "args of the serve application: limts: unknown key; did you mean limits?",
+        "args of the serve application: replicas.cout: unknown key; did you mean replicas.count?",
+    ]

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from raypose.config.serve_schema import LimitsConfig
-from raypose.serve.problem import Problem
+from raypose.serve.problem import CODES, Problem
 from raypose.serve.uploads import Upload, pixels_of
 from tests.serve_fakes import Shelves, config_for, run, serving
 
@@ -276,12 +276,28 @@ def test_a_key_lets_in_and_its_absence_does_not() -> None:
     assert ask(key, path="/v2/models/pose/infer", json={}).status_code == 401
 
 
+def test_a_key_lets_in_beside_a_token_that_a_gateway_has_put_into_the_other_header() -> None:
+    key = f'access.api_keys=["sha256:{hashlib.sha256(b"secret").hexdigest()}"]'
+    both = {"X-API-Key": "secret", "Authorization": "Bearer eyJhbGciOi"}
+    assert people(ask(key, content=red_square(), headers=both))
+    swapped = {"X-API-Key": "other", "Authorization": "Bearer secret"}
+    assert people(ask(key, content=red_square(), headers=swapped))
+
+
 def test_pages_of_other_origins_get_nothing_unless_they_are_listed() -> None:
     headers = {"Origin": "https://app.example", "Access-Control-Request-Method": "POST"}
     closed = ask(method="OPTIONS", headers=headers)
     assert "access-control-allow-origin" not in closed.headers
     opened = ask('access.cors_origins=["https://app.example"]', method="OPTIONS", headers=headers)
     assert opened.headers["access-control-allow-origin"] == "https://app.example"
+
+
+def test_a_page_of_a_listed_origin_may_read_why_it_is_refused() -> None:
+    key = f'access.api_keys=["sha256:{hashlib.sha256(b"secret").hexdigest()}"]'
+    origin = 'access.cors_origins=["https://app.example"]'
+    refused = ask(key, origin, content=red_square(), headers={"Origin": "https://app.example"})
+    assert code(refused) == (401, "unauthorized")
+    assert refused.headers["access-control-allow-origin"] == "https://app.example"
 
 
 def test_metrics_tell_of_requests_batches_people_and_models() -> None:
@@ -292,6 +308,7 @@ def test_metrics_tell_of_requests_batches_people_and_models() -> None:
             await client.post("/v1/predict", content=red_square())
             await client.post("/v1/predict", content=b"<svg/>")
             await client.get("/a/path/of/a/stranger")
+            await client.post("/v2/models/pose/versions/a-v/infer", content=b"no JSON")
             return (await client.get("/metrics")).text
 
     text = run(go())
@@ -299,6 +316,7 @@ def test_metrics_tell_of_requests_batches_people_and_models() -> None:
         'raypose_serve_requests_total{code="ok",path="/v1/predict",replica="r0"} 1.0',
         'raypose_serve_requests_total{code="unsupported_image",path="/v1/predict",replica="r0"} 1.0',
         'raypose_serve_requests_total{code="not_found",path="other",replica="r0"} 1.0',
+        'raypose_serve_requests_total{code="bad_body",path="/v2/models/pose/infer",replica="r0"} 1.0',
         'raypose_serve_people_sum{replica="r0",version="a-v"} 1.0',
         'raypose_serve_batch_images_count{replica="r0"} 1.0',
         'raypose_serve_model_info{compute="fake",replica="r0",role="stable",version="a-v"} 1.0',
@@ -317,6 +335,25 @@ def test_an_error_of_ours_is_told_without_its_insides(monkeypatch: pytest.Monkey
 def test_the_description_of_the_api_lists_every_code() -> None:
     text = ask(path="/openapi.json", method="GET").text
     assert all(f'"{name}"' in text for name in ("bad_image", "overloaded", "timed_out"))
+
+
+def test_the_description_of_the_api_lists_no_status_that_is_never_sent() -> None:
+    described = ask(path="/openapi.json", method="GET").json()
+    sent = {str(status) for status in CODES.values()} | {"200", "default"}
+    listed = {status for path in described["paths"].values() for one in path.values() for status in one["responses"]}
+    assert listed <= sent
+    assert ask(path="/v1/predict?conf=2", content=red_square()).status_code == 400
+
+
+def test_the_description_says_what_needs_a_key_where_there_are_keys() -> None:
+    key = f'access.api_keys=["sha256:{hashlib.sha256(b"secret").hexdigest()}"]'
+    described = ask(key, path="/openapi.json", method="GET").json()
+    assert set(described["components"]["securitySchemes"]) == {"bearer", "header"}
+    needing = {path for path, one in described["paths"].items() if any("security" in each for each in one.values())}
+    for path in described["paths"]:
+        refused = ask(key, path=path, method=next(iter(described["paths"][path])).upper()).status_code == 401
+        assert refused == (path in needing), path
+    assert "securitySchemes" not in ask(path="/openapi.json", method="GET").text
 
 
 def test_a_problem_is_an_exception_with_a_status() -> None:

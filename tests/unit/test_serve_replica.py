@@ -54,7 +54,36 @@ def test_words_that_mean_nothing_are_refused_with_their_place_and_change_nothing
 
     (refused,) = run(go())
     assert refused["model"] == "user_config"
-    assert "which: Input should be 'best' or 'last', found 'bset'; correct it" in refused["reason"]
+    assert (
+        refused["reason"] == "user_config: which: must be 'best' or 'last', found 'bset'; correct it in serveConfigV2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        ({"folow_s": 5.0}, "user_config: folow_s: unknown key; did you mean follow_s?"),
+        ({"limits": {"images": 2}}, "user_config: limits: unknown key; known here: model, which, follow_s, canary"),
+        ({"canary": {"model": "b", "shar": 0.5}}, "user_config: canary.shar: unknown key; did you mean canary.share?"),
+    ],
+)
+def test_a_key_that_cannot_change_in_place_is_refused_by_name_and_what_serves_goes_on(
+    more: dict[str, Any], told: str
+) -> None:
+    async def go() -> list[dict[str, str]]:
+        shelves = Shelves()
+        shelves.add("a")
+        shelves.add("b")
+        async with replica_of(shelves) as replica:
+            with pytest.raises(ConfigError):  # one that begins says so at once
+                await replica.reconfigure(asked("a", **more))
+            await replica.reconfigure(asked("a"))
+            await replica.reconfigure(asked("b", **more))
+            assert [model.version for _, model in replica.service.models()] == ["a-v"]
+            refused: list[dict[str, str]] = replica.service.library.to_dict()["refused"]
+            return refused
+
+    assert run(go()) == [{"model": "user_config", "reason": f"{told}; correct it in serveConfigV2"}]
 
 
 def test_a_model_that_does_not_fit_into_memory_leaves_the_replica_and_what_it_follows_alone() -> None:

@@ -93,6 +93,20 @@ def test_the_data_of_a_sweep_are_those_that_its_overrides_leave(here: Path, fold
         pack(["tune", "sweep.yaml"], (), here, folder)
 
 
+@pytest.mark.parametrize("key", ["data.train", "data.val", "model.pretrained"])
+def test_places_that_a_sweep_chooses_from_are_checked_like_those_of_a_run(here: Path, folder: Path, key: str) -> None:
+    choice = SWEEP.replace("train.pose: {choice: [12.0, 24.0]}", f"{key}: {{choice: [s3://poses/a, sets/b]}}")
+    (here / "sweep.yaml").write_text(choice)
+    with pytest.raises(ConfigError) as caught:
+        pack(["tune", "sweep.yaml"], (), here, folder)
+    assert caught.value.problems == [
+        f"{here}/sweep.yaml:4: space.{key}: sets/b is a folder of this machine; jobs need s3:// URLs, or absolute paths"
+        " that all nodes see"
+    ]
+    (here / "sweep.yaml").write_text(choice.replace("sets/b", "/mnt/sets/b"))
+    assert pack(["tune", "sweep.yaml"], (), here, folder) == ["tune", "sweep.yaml"]
+
+
 def test_an_earlier_sweep_on_this_machine_is_refused(here: Path, folder: Path) -> None:
     (here / "sweep.yaml").write_text(SWEEP + "searcher: {use: tpe}\nwarm_start: [runs/earlier]\n")
     with pytest.raises(ConfigError, match="warm_start: runs/earlier is a folder of this machine"):

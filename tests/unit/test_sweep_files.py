@@ -8,13 +8,16 @@ from random import Random
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from raypose.cli.root import app
 from raypose.config import RunConfig
 from raypose.errors import ConfigError
 from raypose.storage.local import LocalStore
 from raypose.tune.checks import Sweep, load_sweep
+from raypose.tune.found import open_sweep, write_sweep
 from raypose.tune.records import Records, SweepState
-from raypose.tune.run import begun_place, open_sweep, write_sweep
+from raypose.tune.run import begun_place
 from raypose.tune.schema import Domain
 from raypose.tune.space import at_share, changed, corner_draws, random_draw, share_of
 
@@ -192,6 +195,22 @@ def test_a_sweep_is_read_back_from_storage_as_it_was_written(scheduler: str, tmp
     assert open_sweep(store.url)[0] == sweep
 
 
+def test_places_to_choose_from_are_those_of_the_folder_that_the_sweep_began_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    space = (
+        "{data.train: {choice: [./a, s3://poses/b]}, model.pretrained: {choice: [null, best.pt]},"
+        " train.lr0: {uniform: [0.1, 0.2], when: {data.train: ./a}}}"
+    )
+    write_sweep(load_sweep(sweep_file(tmp_path, space=space)), LocalStore(tmp_path / "sweep"))
+    monkeypatch.chdir("/")
+    sweep = open_sweep(str(tmp_path / "sweep"))[0]
+    assert sweep.config.space["data.train"].choice == (f"{tmp_path}/a", "s3://poses/b")
+    assert sweep.config.space["model.pretrained"].choice == (None, f"{tmp_path}/best.pt")
+    assert sweep.config.space["train.lr0"].when == {"data.train": f"{tmp_path}/a"}
+
+
 @pytest.mark.parametrize("patience", [0, 9])
 def test_a_population_takes_a_patience_that_ends_no_member(patience: int, tmp_path: Path) -> None:
     load_sweep(sweep_file(tmp_path, scheduler="{use: pbt}", overrides=f"{{train.patience: {patience}}}"))
@@ -234,6 +253,12 @@ def test_a_file_that_was_edited_does_not_continue_its_sweep(edited: dict[str, st
 def test_a_sweep_that_died_before_its_first_record_has_not_begun(tmp_path: Path) -> None:
     write_sweep(load_sweep(sweep_file(tmp_path)), LocalStore(tmp_path / "runs/sweep"))
     assert begun_place(str(sweep_file(tmp_path, storage=str(tmp_path / "runs")))) is None
+
+
+def test_checking_starts_nothing_also_where_a_sweep_to_resume_is_given(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["tune", "--check", "--resume", str(tmp_path / "sweep")])
+    assert isinstance(result.exception, ConfigError)
+    assert str(result.exception) == "tune: --check goes with a sweep file"
 
 
 @pytest.mark.parametrize("path", sorted((PROJECT / "configs").glob("tune-*.yaml")), ids=lambda path: path.stem)

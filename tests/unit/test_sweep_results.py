@@ -19,11 +19,13 @@ from raypose.storage.local import LocalStore
 from raypose.structures import COCO_PERSON, Skeleton
 from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.controller import View
+from raypose.tune.found import write_sweep
 from raypose.tune.latency import LATENCY_KEY, costs_of, models_of
+from raypose.tune.preflight import read_warm_starts
 from raypose.tune.records import Measured, Records, SweepState, Trial
 from raypose.tune.report import render_sweep
 from raypose.tune.results import front_of, publish_results
-from raypose.tune.run import begin, best_yaml, read_warm_starts, resume, status, write_sweep
+from raypose.tune.run import begin, best_yaml, resume, status
 from raypose.tune.schema import SweepConfig
 from raypose.tune.suggest import batch_size, sigmas_by_name, suggest, suggested_file
 from raypose.tune.warm import Point, read_prior, write_prior

@@ -36,7 +36,7 @@ def serve(
                 running.change(read())
                 typer.echo("the configuration was read again; /v1/models says what answers")
             except RayposeError as error:
-                typer.echo(f"nothing was changed: {error}", err=True)
+                typer.echo(f"the change failed: {error}; correct the configuration and send SIGHUP again", err=True)
 
         typer.echo(f"serving at {running.url}  ·  page /  ·  API /docs  ·  metrics /metrics  ·  Ctrl-C ends it")
         wait_for_end(reload)

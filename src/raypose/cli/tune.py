@@ -48,6 +48,8 @@ def tune(
         )
     if trial is not None and best is None:
         raise ConfigError("tune: --trial goes with --best SWEEP")
+    if check and sweep_file is None:
+        raise ConfigError("tune: --check goes with a sweep file")
     if status is not None:
         from raypose.tune.run import status as status_of
 

@@ -7,10 +7,12 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, get_origin
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from raypose.config.s3_url import hide_secrets
 from raypose.config.schema import RunConfig
@@ -77,6 +79,11 @@ def parse_placed(schema: type[Config], text: str, name: str) -> tuple[Config, di
     """`load_placed` for a text that lies anywhere; `name` stands in front of its line numbers."""
     source = _parse(text, name, schema)
     return _checked(schema, source, (), name), source.places
+
+
+def check_as(schema: type[Config], values: Mapping[str, Any], otherwise: str) -> Config:
+    """`load_as` for values that come from no file; errors name `otherwise` as the place of all keys."""
+    return _checked(schema, _Source(schema, dict(values)), (), otherwise)
 
 
 def check_values(values: Mapping[str, Any], places: Mapping[KeyPath, str], otherwise: str) -> RunConfig:
@@ -227,7 +234,7 @@ def _key_of(detail: Mapping[str, Any], schema: type[BaseModel]) -> KeyPath:
             return location[:depth]
         if key not in section.model_fields:
             return location[: depth + 1]
-        section = section.model_fields[key].annotation
+        section = _kind_of(section.model_fields[key])
     return location
 
 
@@ -235,10 +242,17 @@ def _required(key: KeyPath, schema: type[BaseModel]) -> list[str]:
     """What has to be set where `key` is missing: the key itself, or a section's keys without a default."""
     section: Any = schema
     for name in key:
-        section = section.model_fields[name].annotation
+        section = _kind_of(section.model_fields[name])
     if not _is_section(section):
         return [".".join(key)]
     return [".".join((*key, name)) for name, entry in section.model_fields.items() if entry.is_required()]
+
+
+def _kind_of(entry: FieldInfo) -> Any:
+    """The type of what stands there: of `Section | None` the section, whose keys are named like all others."""
+    members = [member for member in get_args(entry.annotation) if member is not NoneType]
+    is_optional_section = get_origin(entry.annotation) is UnionType and len(members) == 1 and _is_section(members[0])
+    return members[0] if is_optional_section else entry.annotation
 
 
 def _is_section(annotation: Any) -> bool:
@@ -255,13 +269,13 @@ def _nearest_place(location: KeyPath, source: _Source) -> str | None:
 def _suggest(location: KeyPath, schema: type[BaseModel]) -> str:
     section: Any = schema
     for key in location[:-1]:
-        section = section.model_fields[key].annotation
+        section = _kind_of(section.model_fields[key])
     own = list(section.model_fields)
     near = difflib.get_close_matches(location[-1], own, n=1)
     if near:
         return f"; did you mean {'.'.join((*location[:-1], near[0]))}?"
     for name, entry in schema.model_fields.items():
-        branch: Any = entry.annotation
+        branch: Any = _kind_of(entry)
         if _is_section(branch) and location[-1] in branch.model_fields:
             return f"; did you mean {name}.{location[-1]}?"
     return f"; known here: {', '.join(own)}"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from raypose.config.byte_size import ByteSize
-from raypose.config.load import load_as
+from raypose.config.load import check_as, load_as
 from raypose.config.schema import STRIDE, Fraction, Place, _Section
-from raypose.errors import ConfigError
 
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
+_HASH_OF_NOTHING = f"sha256:{hashlib.sha256(b'').hexdigest()}"
 Origin = Annotated[str, Field(pattern=r"^https?://[A-Za-z0-9.\-]+(:\d+)?$")]
 
 
@@ -78,6 +79,13 @@ class AccessConfig(_Section):
     log: bool = True
     """Write a line of JSON for each request to standard output of its replica."""
 
+    @field_validator("api_keys")
+    @classmethod
+    def _check_keys(cls, api_keys: tuple[str, ...]) -> tuple[str, ...]:
+        if _HASH_OF_NOTHING in api_keys:  # whoever sends no key would be let in
+            raise ValueError("one is the SHA-256 of no text at all; was the variable empty that it was made from?")
+        return api_keys
+
 
 class DriftConfig(_Section):
     """With which data requests are compared; see `raypose_serve_drift`."""
@@ -122,11 +130,9 @@ class ReplicaConfig(_Section):
         return self
 
 
-class ServeConfig(_Section):
-    """A whole service."""
+class ModelsConfig(_Section):
+    """Which models answer. All that may change while a service runs, and so all that Ray Serve's `user_config` has."""
 
-    name: str = Field(default="pose", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
-    """What clients call the model."""
     model: Place
     """A run, a checkpoint, an Ultralytics `.pt` or an exported model; a path or an `s3://` URL."""
     which: Literal["best", "last"] = "best"
@@ -134,13 +140,6 @@ class ServeConfig(_Section):
     follow_s: Seconds | None = None
     """Look this often for a newer checkpoint of the run, and serve it from then on. None: the model stays."""
     canary: CanaryConfig | None = None
-    compute: ComputeConfig = ComputeConfig()
-    defaults: DefaultsConfig = DefaultsConfig()
-    limits: LimitsConfig = LimitsConfig()
-    access: AccessConfig = AccessConfig()
-    drift: DriftConfig | None = None
-    http: HttpConfig = HttpConfig()
-    replicas: ReplicaConfig = ReplicaConfig()
 
     @field_validator("model")
     @classmethod
@@ -148,6 +147,20 @@ class ServeConfig(_Section):
         if not model:
             raise ValueError("is empty; name a run, a checkpoint, a .pt or an exported model")
         return model
+
+
+class ServeConfig(ModelsConfig):
+    """A whole service."""
+
+    name: str = Field(default="pose", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$")
+    """What clients call the model."""
+    compute: ComputeConfig = ComputeConfig()
+    defaults: DefaultsConfig = DefaultsConfig()
+    limits: LimitsConfig = LimitsConfig()
+    access: AccessConfig = AccessConfig()
+    drift: DriftConfig | None = None
+    http: HttpConfig = HttpConfig()
+    replicas: ReplicaConfig = ReplicaConfig()
 
     def located(self, folder: Path) -> ServeConfig:
         """The same with local paths made absolute: replicas run in folders of their own."""
@@ -169,8 +182,4 @@ def serve_config_of(values: dict[str, Any]) -> ServeConfig:
     """From plain values, as `serveConfigV2` of KubeRay has them under `args`: those of the file, or `config: PATH`."""
     if set(values) == {"config"}:
         return load_serve_config(str(values["config"]))
-    try:
-        return ServeConfig.model_validate(values)
-    except ValueError as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise ConfigError(f"args of the serve application: {' '.join(lines)[:1000]}") from error
+    return check_as(ServeConfig, values, "args of the serve application")

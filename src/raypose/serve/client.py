@@ -100,6 +100,10 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ConfigError(f"{url}: not the address of a service; expected one such as http://127.0.0.1:8000")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ConfigError(
+                "api_key: has characters that no header carries, such as the line end of a file; strip it"
+            )
         kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
         self._connection = kind(parts.hostname, parts.port, timeout=timeout_s)
         self._prefix = parts.path.rstrip("/")
@@ -160,6 +164,10 @@ class Client:
                     ended = True
                     raise _error_of(response.status, raw["error"])
                 ended = "end" in raw
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a line that was cut off
+            raise ServiceError(
+                0, "unreachable", f"in the middle of the video: {type(error).__name__}: {error}"
+            ) from error
         finally:
             if not ended:
                 self.close()  # what is left of the answer nobody reads
@@ -210,8 +218,13 @@ class Client:
                 continue
             if response.status != http.HTTPStatus.TOO_MANY_REQUESTS or attempt == self._retries:
                 raise _error(response.status, content)
-            time.sleep(min(float(response.headers.get("Retry-After") or 1), _MOST_WAIT_S))
+            time.sleep(_wait_s(response.headers.get("Retry-After", "")))
         raise AssertionError("the last attempt returns or raises")
+
+
+def _wait_s(retry_after: str) -> float:
+    """Of a header of whole seconds; what stands before the service may name a date instead, or nothing."""
+    return min(float(retry_after), _MOST_WAIT_S) if retry_after.isdecimal() else 1.0
 
 
 def _body(images: Sequence[Image]) -> tuple[bytes, str]:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from fastapi import FastAPI
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse
@@ -35,6 +36,11 @@ OPEN_PATHS = frozenset(
 """What needs no key: the page, its description, and what load balancers ask."""
 _PATHS = OPEN_PATHS | {"/v1/predict", "/v1/predict/stream", "/v1/models", "/v2", "/metrics"}
 """Those that metrics name; strangers ask for any number of others."""
+_KEY_SCHEMES = {
+    "bearer": {"type": "http", "scheme": "bearer"},
+    "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+}
+"""How a key is sent, as OpenAPI has it."""
 _SECURITY_HEADERS = (("X-Content-Type-Options", "nosniff"), ("Referrer-Policy", "no-referrer"))
 
 
@@ -49,12 +55,28 @@ class Keys:
         if not self._hashes:
             return
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        digest = hashlib.sha256(given.encode("latin-1", "replace")).hexdigest()
+        # Either may be somebody else's: a gateway puts a token of its own into Authorization.
+        given = [headers.get("x-api-key", ""), bearer.strip() if scheme.lower() == "bearer" else ""]
+        digests = [hashlib.sha256(key.encode("latin-1", "replace")).hexdigest() for key in given]
         # All of them, so that the time says nothing about which one was nearly right.
-        matching = [hmac.compare_digest(digest, known) for known in self._hashes]
+        matching = [hmac.compare_digest(digest, known) for digest in digests for known in self._hashes]
         if not any(matching):
             raise Problem("unauthorized", "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+
+
+def describe_keys(app: FastAPI) -> None:
+    """Say in the description of the interface what needs a key and how it is sent, so that `/docs` asks for one."""
+    describe = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        description = describe()
+        description.setdefault("components", {})["securitySchemes"] = _KEY_SCHEMES
+        for path, operations in description["paths"].items():
+            for operation in operations.values() if path not in OPEN_PATHS else ():
+                operation["security"] = [{name: []} for name in _KEY_SCHEMES]
+        return description
+
+    app.openapi = openapi  # type: ignore[method-assign]
 
 
 class Gate:

@@ -20,7 +20,7 @@ from raypose.model import tracked_conf
 from raypose.serve.answers import Picture, answer_json, picture, skeleton_dict
 from raypose.serve.bodies import read_body
 from raypose.serve.docs import add_docs
-from raypose.serve.gate import Gate, Keys, problem_response
+from raypose.serve.gate import Gate, Keys, describe_keys, problem_response
 from raypose.serve.open_inference import open_inference_routes
 from raypose.serve.page import add_page
 from raypose.serve.parameters import ERRORS, MostPeople, Share, WantedModel, selection_of
@@ -99,14 +99,16 @@ def create_app(service: Service) -> FastAPI:
     add_docs(app)
     if config.access.page:
         add_page(app)
-    if config.access.cors_origins:
+    if config.access.api_keys:
+        describe_keys(app)
+    app.add_middleware(Gate, keys=Keys(config.access.api_keys), record=service.metrics.request, log=config.access.log)
+    if config.access.cors_origins:  # around the gate: a page of such an origin may read why it was refused, too
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(config.access.cors_origins),
             allow_methods=["GET", "POST"],
             allow_headers=["Authorization", "Content-Type", "X-API-Key"],
         )
-    app.add_middleware(Gate, keys=Keys(config.access.api_keys), record=service.metrics.request, log=config.access.log)
     return app
 
 

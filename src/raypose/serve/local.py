@@ -45,6 +45,12 @@ def serving(config: ServeConfig) -> Iterator[Running]:
             def show(wanted: ServeConfig) -> None:
                 serve.run(application(wanted.located(Path.cwd())), name=_APP, route_prefix="/")
 
+            def change(wanted: ServeConfig) -> None:
+                if wanted.http != config.http:
+                    raise ConfigError("http: cannot change while the service runs; end it and start it again")
+                with _one_line():
+                    show(wanted)
+
             _quiet()
             # Only now: while Ray starts it takes ports of its own, and one that was free might be among them.
             port = config.http.port or free_port(config.http.host)
@@ -53,7 +59,7 @@ def serving(config: ServeConfig) -> Iterator[Running]:
                 with _one_line():
                     serve.start(http_options={"host": config.http.host, "port": port})
                     show(config)
-                yield Running(f"http://{_asked_at(config.http.host)}:{port}", show)
+                yield Running(f"http://{_asked_at(config.http.host)}:{port}", change)
                 serve.delete(
                     _APP
                 )  # replicas answer what they have accepted; `shutdown` alone would cut the proxies off
@@ -63,7 +69,7 @@ def serving(config: ServeConfig) -> Iterator[Running]:
 
 @contextlib.contextmanager
 def _one_line() -> Iterator[None]:
-    """What Ray Serve raises while it starts, as one line."""
+    """What Ray Serve raises while it starts or changes an application, as one line."""
     from ray import serve
     from ray.exceptions import RayError
 

@@ -8,13 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+import torch
+
 from raypose.config.serve_schema import CanaryConfig, ComputeConfig
-from raypose.errors import CheckpointError, ConfigError, RayposeError
+from raypose.errors import CheckpointError, DataError, RayposeError, StorageError
 from raypose.serve.loading import Located, Model, Opener, Which, load, locate
 
 Role = Literal["stable", "canary"]
 _KEPT = 2
 """Models that were replaced and stay in memory, so that going back to them takes no time."""
+_MAY_PASS = (StorageError, OSError, DataError)
+"""What storage, a disk or the set of `drift` did while a model was loaded: it says nothing about the model."""
 _TOLD = 20
 """Refusals that are told; the oldest go."""
 
@@ -102,8 +106,8 @@ class Library:
     def follow(self) -> bool:
         """Serve the run's best checkpoint where that is another one by now; True if so.
 
-        One that is found unfit is tried once. Storage or memory that fails says nothing about it: the next look tries
-        it again.
+        One that is found unfit, or too large for the memory, is tried once. Storage or a disk that fails says nothing
+        about it: the next look tries it again.
         """
         with self._changing:
             wanted, shelf = self.wanted, self.shelf
@@ -131,12 +135,12 @@ class Library:
         return False
 
     def to_dict(self) -> dict[str, Any]:
-        """For `/v1/models`."""
+        """For `/v1/models`. Over copies, as a change may be under way in another thread."""
         shelf = self.shelf
         return {
             "models": [] if shelf is None else [_described(role, model, shelf.share) for role, model in shelf.all()],
-            "previous": [model.version for model in reversed(self._retired.values())],
-            "refused": [{"model": place, "reason": reason} for place, reason in self.refusals.items()],
+            "previous": [model.version for model in reversed(list(self._retired.values()))],
+            "refused": [{"model": place, "reason": reason} for place, reason in list(self.refusals.items())],
         }
 
     def _get(self, located: Located, like: Model | None = None) -> Model:
@@ -144,19 +148,29 @@ class Library:
         here = [model for _, model in self.shelf.all()] if self.shelf else []
         known = next((model for model in (*here, *self._retired.values()) if model.located == located), None)
         try:
-            model = known or self._open(located, self._compute)
+            model = known or self._loaded(located)
             like = like or (here[0] if here else None)
             if like is not None:
                 require_same_kind(model, like)
-        except (CheckpointError, ConfigError) as error:
-            self._unfit = located, str(error)
+        except _MAY_PASS:
+            raise
+        except Exception as error:
+            self._unfit = located, _told(error)
             self._refuse(located.place, error)
             raise
         return model
 
+    def _loaded(self, located: Located) -> Model:
+        try:
+            return self._open(located, self._compute)
+        except (MemoryError, torch.OutOfMemoryError):
+            if not self._retired:
+                raise
+        self._retired.clear()  # they are kept for speed alone, and may take the room that is missing
+        return self._open(located, self._compute)
+
     def _refuse(self, place: str, error: Exception) -> None:
-        line = str(error).partition("\n")[0]
-        self.refusals[place] = line if isinstance(error, RayposeError) else f"{type(error).__name__}: {line}"
+        self.refusals[place] = _told(error)
         while len(self.refusals) > _TOLD:
             self.refusals.popitem(last=False)
 
@@ -182,6 +196,12 @@ def require_same_kind(model: Model, served: Model) -> None:
         raise CheckpointError(
             f"{model.located.place}: {difference}; a service keeps its skeleton: start another one for it"
         )
+
+
+def _told(error: Exception) -> str:
+    """In one line; what raypose raises names itself."""
+    line = str(error).partition("\n")[0]
+    return line if isinstance(error, RayposeError) else f"{type(error).__name__}: {line}"
 
 
 def _described(role: Role, model: Model, share: float) -> dict[str, Any]:

@@ -25,11 +25,15 @@ from raypose.serve.uploads import Upload
 from raypose.structures import ImageArray, Poses
 
 _BATCH_DIMENSIONS = 4
+_REFUSED = {
+    "description": "Refused, and why; the code is in X-Error-Code",
+    "content": {"application/json": {"schema": {"type": "object", "properties": {"error": {"type": "string"}}}}},
+}
 
 
 def open_inference_routes(service: Service) -> APIRouter:
     """Everything below /v2."""
-    routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+    routes = APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"], responses={"default": _REFUSED})
     name = service.config.name
 
     @routes.get("")
@@ -101,6 +105,7 @@ def _ready(service: Service, name: str) -> Any:
 def _infer(service: Service, name: str) -> Any:
     async def infer(request: Request, model: str, version: str | None = None) -> Response:
         _require_name(model, name)
+        request.state.route = f"/v2/models/{name}/infer"  # by the name of a version there would be any number of them
         body = await read_body(request, service)
         length = request.headers.get("inference-header-content-length")
         asked = await service.in_pool(lambda: parse_request(body, length))

@@ -27,7 +27,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
     status: {"description": ", ".join(code for code in CODES if CODES[code] == status),
              "content": {"application/json": {"schema": _ERROR}}}
     for status in sorted(set(CODES.values()))
-}  # fmt: skip
+} | {"default": {"description": "What a proxy in front of the service says, in words of its own"}}  # fmt: skip
 
 
 def selection_of(

@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
-from pydantic import ValidationError
 
+from raypose.config.load import check_as
 from raypose.config.s3_url import hide_secrets
-from raypose.config.serve_schema import ServeConfig
+from raypose.config.serve_schema import ModelsConfig, ServeConfig
 from raypose.errors import ConfigError
 from raypose.serve.http import create_app
 from raypose.serve.loading import comparing
@@ -62,18 +62,16 @@ class PoseReplica:
 
 def user_config_of(config: ServeConfig) -> dict[str, Any]:
     """The part of a configuration that may change while the service runs."""
-    return config.model_dump(mode="json", include={"model", "which", "follow_s", "canary"})
+    return config.model_dump(mode="json", include=set(ModelsConfig.model_fields))
 
 
 def wanted_of(user_config: Mapping[str, Any]) -> Wanted:
-    """Inverse of `user_config_of`; ConfigError for values that do not fit."""
+    """Inverse of `user_config_of`; ConfigError, in one line, for what is not of it or does not fit."""
     try:
-        config = ServeConfig.model_validate(user_config)
-    except ValidationError as error:
-        mistakes = "; ".join(
-            f"{'.'.join(map(str, each['loc']))}: {each['msg']}, found {each['input']!r}" for each in error.errors()
-        )
-        raise ConfigError(f"user_config: {hide_secrets(mistakes)[:1000]}; correct it in serveConfigV2") from error
+        config = check_as(ModelsConfig, user_config, "user_config")
+    except ConfigError as error:
+        mistakes = hide_secrets("; ".join(error.problems))[:1000]
+        raise ConfigError(f"{mistakes}; correct it in serveConfigV2") from error
     return Wanted(config.model, config.which, config.follow_s, config.canary)
 
 

@@ -12,7 +12,8 @@ from typing import Any
 from raypose.config import RunConfig, load_config
 from raypose.config.load import KeyPath, check_values, load_placed
 from raypose.errors import ConfigError
-from raypose.tune.schema import Parameters, SweepConfig
+from raypose.storage import is_remote
+from raypose.tune.schema import PLACES, Parameters, SweepConfig
 from raypose.tune.space import corner_draws
 
 MOST_CORNERS = 2000
@@ -53,20 +54,27 @@ def load_sweep(path: str | Path) -> Sweep:
     """Read and check a sweep file and its base, to be run here; ConfigError has one line for each problem."""
     config, places = load_placed(SweepConfig, path)
     base = load_config(Path(path).parent / config.base, [])
-    sweep = sweep_of(config, base, places, str(path))
+    sweep = sweep_of(config.located(Path.cwd()), base, places, str(path))
     if missing := _missing_packages(sweep, str(path)):
         raise ConfigError(missing)
     return replace(sweep, base=sweep.base.located(Path.cwd()))
 
 
 def sweep_of(config: SweepConfig, base: RunConfig, places: Mapping[KeyPath, str], name: str) -> Sweep:
-    """A sweep file and its base as what they come to, wherever they will run; local places stay as they are written.
+    """A sweep file and its base as what they come to, wherever they will run.
+
+    Local places stay as they are written; among the choices of the space those are refused that are no absolute paths,
+    because there is no folder here that they would be found from.
 
     `places` says where the keys of the file stand, `name` is the file's. Raises ConfigError with one line for each
     problem.
     """
     sweep = Sweep(config, _overridden(base, config, places))
-    problems = [*_kind_problems(sweep, places, name), *_corner_problems(sweep, places, name)]
+    problems = [
+        *_kind_problems(sweep, places, name),
+        *_place_problems(config, places, name),
+        *_corner_problems(sweep, places, name),
+    ]
     if problems:
         raise ConfigError(problems)
     return sweep
@@ -121,6 +129,16 @@ def _kind_problems(sweep: Sweep, places: Mapping[KeyPath, str], name: str) -> li
     if config.metric is None and sweep.metric in config.against:
         problems.append(f"{name}: against: {sweep.metric} is the metric already, that of base; name others")
     return problems + [f"{places.get(('scheduler',), name)}: {problem}" for problem in _epoch_problems(sweep)]
+
+
+def _place_problems(config: SweepConfig, places: Mapping[KeyPath, str], name: str) -> list[str]:
+    return [
+        f"{places.get(('space', key), name)}: space.{key}: {place} is a folder of this machine; jobs need s3://"
+        " URLs, or absolute paths that all nodes see"
+        for key in PLACES
+        for place in (config.space[key].choice or () if key in config.space else ())
+        if isinstance(place, str) and not is_remote(place) and not Path(place).is_absolute()
+    ]
 
 
 def _missing_packages(sweep: Sweep, name: str) -> list[str]:

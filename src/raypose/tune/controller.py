@@ -70,7 +70,7 @@ class Controller:
         self._state = state
         self._trials = {trial.number: trial for trial in trials}
         self._stops: dict[int, Stop] = {}
-        self._started_s: dict[int, float] = {}
+        self._counted_until_s: dict[int, float] = {}
         self._messages: queue.SimpleQueue[tuple[int, Message]] = queue.SimpleQueue()
         self._now: dict[int, StepsDone] = {}
         self._total_steps: dict[int, int] = {}
@@ -125,7 +125,7 @@ class Controller:
         config = self._run_of(trial)
         run = self._store_of(trial)
         self._keep(trial)
-        self._started_s[trial.number] = self._clock()
+        self._counted_until_s[trial.number] = self._clock()
 
         def tell(message: Message) -> None:
             self._messages.put((trial.number, message))
@@ -172,7 +172,7 @@ class Controller:
                 self._now[trial.number] = message
                 self._trials[trial.number] = replace(trial, steps=max(trial.steps, message.step))
             case CheckpointSaved():
-                self._keep(replace(trial, steps=max(trial.steps, message.step)))
+                self._keep_counted(replace(trial, steps=max(trial.steps, message.step)))
             case EpochValidated():
                 self._take_measured(trial, message)
             case Ended():
@@ -189,14 +189,12 @@ class Controller:
             if verdict is not None:
                 trial = replace(trial, reason=verdict)
                 self._stops[trial.number]()
-        self._keep(trial)
+        self._keep_counted(trial)
 
     def _take_end(self, trial: Trial, ended: Ended) -> None:
         del self._stops[trial.number]
         self._now.pop(trial.number, None)
-        seconds = trial.seconds + self._clock() - self._started_s[trial.number]
-        self._keep(self._ended(replace(trial, seconds=round(seconds, 2)), ended))
-        self._write_state()
+        self._keep_counted(self._ended(trial, ended))
 
     def _ended(self, trial: Trial, ended: Ended) -> Trial:
         if ended.summary is not None:
@@ -292,8 +290,16 @@ class Controller:
         return self._earlier_s + self._clock() - self._since_s
 
     def _seconds_of(self, trial: Trial) -> float:
-        since = self._clock() - self._started_s[trial.number] if trial.number in self._stops else 0.0
+        since = self._clock() - self._counted_until_s[trial.number] if trial.number in self._stops else 0.0
         return trial.seconds + since
+
+    def _keep_counted(self, trial: Trial) -> None:
+        """With its seconds until now, and those of the sweep: after a kill they count in the budget."""
+        now_s = self._clock()
+        seconds = trial.seconds + now_s - self._counted_until_s[trial.number]
+        self._counted_until_s[trial.number] = now_s
+        self._keep(replace(trial, seconds=round(seconds, 2)))
+        self._write_state()
 
     def _keep(self, trial: Trial) -> None:
         self._trials[trial.number] = trial

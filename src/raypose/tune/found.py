@@ -5,19 +5,50 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
+import yaml
+from pydantic import ValidationError
+
 from raypose.checkpoint import CheckpointStore
+from raypose.config import dump_config, parse_config
 from raypose.config.load import dotted
-from raypose.storage import ObjectStore
+from raypose.errors import CheckpointError
+from raypose.storage import ObjectStore, is_remote, open_store
 from raypose.telemetry.logbook import read_rows
 from raypose.tune.checks import Sweep
 from raypose.tune.latency import Costs
 from raypose.tune.population import next_boundary
 from raypose.tune.records import Measured, Records, SweepState, Trial
 from raypose.tune.results import validated
+from raypose.tune.schema import SweepConfig
 
+SWEEP_FILE = "sweep.yaml"
+BASE_FILE = "base.yaml"
 _SUMMARY = "summary.json"
+
+
+def write_sweep(sweep: Sweep, store: ObjectStore) -> None:
+    """What `open_sweep` reads: the sweep as it was given, and its base in full."""
+    given = sweep.config.model_dump(mode="json", exclude_unset=True)
+    store.write(SWEEP_FILE, yaml.safe_dump(given, sort_keys=False).encode())
+    store.write(BASE_FILE, dump_config(sweep.base).encode())
+
+
+def open_sweep(place: str) -> tuple[Sweep, ObjectStore]:
+    """The sweep that lies at this path or URL. Raises CheckpointError where there is none."""
+    store = open_store(place if is_remote(place) else str(Path(place).expanduser().absolute()))
+    if not store.exists(SWEEP_FILE):
+        raise CheckpointError(
+            f"{place}: no sweep there (no {SWEEP_FILE}); name the folder of a sweep, STORAGE/NAME of its file"
+        )
+    try:
+        config = SweepConfig.model_validate(yaml.safe_load(store.read(SWEEP_FILE)))
+    except (ValidationError, yaml.YAMLError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
+        raise CheckpointError(f"{store.place(SWEEP_FILE)}: not a sweep: {reason}; restore it") from error
+    return Sweep(config, parse_config(store.read(BASE_FILE).decode(), store.place(BASE_FILE))), store
 
 
 def find_again(sweep: Sweep, store: ObjectStore, costs: Costs = lambda run: {}) -> tuple[SweepState, list[Trial]]:

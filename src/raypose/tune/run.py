@@ -12,35 +12,24 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-import yaml
-from pydantic import ValidationError
-
-from raypose.config import RunConfig, dump_config, parse_config
 from raypose.errors import CheckpointError, ConfigError, RunInterruptedError, TrainingError
 from raypose.storage import ObjectStore, is_remote, open_store, require_writable
 from raypose.tune.checks import Sweep, load_sweep
 from raypose.tune.controller import Controller, View
-from raypose.tune.found import differences, find_again
-from raypose.tune.latency import LATENCY, LATENCY_KEY, Costs, costs_of, models_of
+from raypose.tune.found import differences, find_again, open_sweep, write_sweep
+from raypose.tune.latency import LATENCY_KEY, Costs, costs_of
+from raypose.tune.preflight import check_with_data, read_warm_starts
 from raypose.tune.records import SWEEP_KEY, Records, SweepState, Trial
 from raypose.tune.report import REPORT_KEY, render_sweep
 from raypose.tune.results import BEST_KEY, TRIALS_KEY, best_first, front_of, publish_results, render_best, score
 from raypose.tune.room import Room, room_for
-from raypose.tune.schema import SweepConfig
-from raypose.tune.space import corner_draws
 from raypose.tune.table import in_words
 from raypose.tune.trials import RayTrials
-from raypose.tune.warm import PRIOR_KEY, Point, points_of, read_prior, write_prior
+from raypose.tune.warm import PRIOR_KEY, read_prior, write_prior
 
 if TYPE_CHECKING:
     from raypose.tune.parent import MlflowParent
 
-SWEEP_FILE = "sweep.yaml"
-BASE_FILE = "base.yaml"
-
-_CHECKED_WITH_DATA = ("train.batch", "model.", "data.", "val.", "checkpoint.")
-"""Keys whose values are checked against the data, not only by themselves."""
-_MOST_OPENED = 64
 
 Watch = Callable[[View], None]
 
@@ -157,67 +146,6 @@ def begun_place(path: str) -> str | None:
             f" {given.config.name!r}, or go on as it was: raypose tune --resume {shlex.quote(store.url)}"
         )
     return store.url
-
-
-def write_sweep(sweep: Sweep, store: ObjectStore) -> None:
-    """What `open_sweep` reads: the sweep as it was given, and its base in full."""
-    given = sweep.config.model_dump(mode="json", exclude_unset=True)
-    store.write(SWEEP_FILE, yaml.safe_dump(given, sort_keys=False).encode())
-    store.write(BASE_FILE, dump_config(sweep.base).encode())
-
-
-def open_sweep(place: str) -> tuple[Sweep, ObjectStore]:
-    """The sweep that lies at this path or URL. Raises CheckpointError where there is none."""
-    store = open_store(place if is_remote(place) else str(Path(place).expanduser().absolute()))
-    if not store.exists(SWEEP_FILE):
-        raise CheckpointError(
-            f"{place}: no sweep there (no {SWEEP_FILE}); name the folder of a sweep, STORAGE/NAME of its file"
-        )
-    try:
-        config = SweepConfig.model_validate(yaml.safe_load(store.read(SWEEP_FILE)))
-    except (ValidationError, yaml.YAMLError) as error:
-        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error).partition("\n")[0]
-        raise CheckpointError(f"{store.place(SWEEP_FILE)}: not a sweep: {reason}; restore it") from error
-    return Sweep(config, parse_config(store.read(BASE_FILE).decode(), store.place(BASE_FILE))), store
-
-
-def check_with_data(sweep: Sweep, store: ObjectStore) -> None:
-    """Raise what would end trials as soon as they begin: about the data, the metric, and settings that meet both."""
-    from raypose.data.shard_set import ShardSet
-    from raypose.evaluate import Judge
-    from raypose.launch.preflight import check_run, metric_names
-
-    place, runs = store.place("trials"), store.child("trials")
-    checked: dict[str, RunConfig] = {}
-    for corner in [{}, *corner_draws(sweep.config.space, _MOST_OPENED)]:
-        told = {key: value for key, value in corner.items() if key.startswith(_CHECKED_WITH_DATA)}
-        checked.setdefault(repr(told), sweep.run_of(corner, name="0000", storage=place))
-    for run in list(checked.values())[:_MOST_OPENED]:
-        check_run(run, runs.child("0000"), resume=False)
-    known = [*metric_names(ShardSet.open(sweep.base.data.val), Judge.of(sweep.base.val)), LATENCY]
-    for key, metric in zip(("metric", *["against"] * len(sweep.config.against)), sweep.metrics, strict=True):
-        if metric not in known:
-            raise ConfigError(f"{key}: validation measures no {metric!r}; choose one of {', '.join(known)}")
-    if LATENCY in sweep.metrics:
-        models_of(sweep)
-
-
-def read_warm_starts(sweep: Sweep) -> list[Point]:
-    """What the sweeps of `warm_start` have found out that helps this one. ConfigError where one has nothing."""
-    points = []
-    for place in sweep.config.warm_start:
-        try:
-            earlier = status(place)
-        except CheckpointError as error:
-            raise ConfigError(f"warm_start: {error}") from error
-        found = points_of(sweep.config, sweep.metric, earlier.trials, earlier.sweep.metric)
-        if not found:
-            raise ConfigError(
-                f"warm_start: {place}: none of its {len(earlier.trials)} trials has ended, lies in this space and has"
-                f" measured {' and '.join(sweep.metrics)}; leave it out, or give both the same keys"
-            )
-        points += found
-    return points
 
 
 def _run(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,9 @@ from raypose.config.schema import Place
 
 Parameters = Mapping[str, Any]
 """Settings of a trial by their dotted keys, such as `train.lr0`."""
+
+PLACES = ("data.train", "data.val", "model.pretrained")
+"""Settings of a run that name places, and may be varied."""
 
 Positive = Annotated[float, Field(gt=0.0)]
 
@@ -222,6 +226,25 @@ class SweepConfig(_Section):
         if self.metric in self.against:
             raise ValueError(f"against: {self.metric} is the metric already; name others")
         return self
+
+    def located(self, folder: Path) -> SweepConfig:
+        """The same with local places of the space made absolute, as `RunConfig.located` makes those of the base."""
+
+        def absolute(value: Any) -> Any:
+            if isinstance(value, list | tuple):
+                return type(value)(absolute(one) for one in value)
+            is_local = isinstance(value, str) and "://" not in value
+            return str(folder.absolute() / Path(value).expanduser()) if is_local else value
+
+        def at_places(key: str, domain: Domain) -> Domain:
+            update: dict[str, Any] = {}
+            if key in PLACES:
+                update["choice"] = absolute(domain.choice)
+            if domain.when.keys() & set(PLACES):
+                update["when"] = {key: absolute(one) if key in PLACES else one for key, one in domain.when.items()}
+            return domain.model_copy(update=update)
+
+        return self.model_copy(update={"space": {key: at_places(key, domain) for key, domain in self.space.items()}})
 
     @property
     def is_population(self) -> bool:

@@ -2,11 +2,12 @@
 // Asks for everybody above ASKED_CONF once and filters here, so that the sliders answer at once.
 const ASKED_CONF = 0.05;
 const $ = (id) => document.getElementById(id);
-let skeleton = null, shown = null, picture = null, stream = null, asking = false;
+let skeleton = null, shown = null, picture = null, stream = null, opening = false, asking = false, waiting = null;
 
 async function askModels() {
   const response = await fetch("v1/models", { headers: headers() });
   if (response.status === 401) { $("key-box").open = true; return say("The service asks for an API key."); }
+  if (!response.ok) throw new Error(await reason(response));
   const about = await response.json();
   skeleton = about.skeleton;
   $("model").textContent = about.models.map((m) => `${about.name} ${m.version}, ${m.architecture}, ${m.imgsz} px, ${m.compute}`).join(" · ");
@@ -15,15 +16,27 @@ async function askModels() {
 function headers() { return $("key").value ? { "X-API-Key": $("key").value } : {}; }
 function say(text) { $("status").textContent = text; }
 
+// What stands before the service, such as a proxy, refuses in words of its own.
+async function reason(response) {
+  const { error } = await response.json().catch(() => ({}));
+  return error ? `${error.message} (${error.code})` : `${response.status} ${response.statusText}`;
+}
+
+// What a user gives takes the place of the camera.
+function give(file) {
+  stopCamera();
+  return predict(file);
+}
+
 async function predict(blob) {
-  if (asking) return;
+  if (asking) { waiting = blob; return; }
   asking = true;
   const started = performance.now();
   try {
     if (!skeleton) await askModels();
     const response = await fetch(`v1/predict?conf=${ASKED_CONF}`, { method: "POST", body: blob, headers: { ...headers(), "Content-Type": blob.type || "application/octet-stream" } });
+    if (!response.ok) { $("key-box").open ||= response.status === 401; return say(await reason(response)); }
     const answer = await response.json();
-    if (!response.ok) { $("key-box").open ||= response.status === 401; return say(`${answer.error.message} (${answer.error.code})`); }
     // The browser turns the picture as EXIF says, and so does the service.
     picture = await createImageBitmap(blob, { imageOrientation: "from-image" });
     shown = { answer, ms: performance.now() - started };
@@ -32,6 +45,9 @@ async function predict(blob) {
     say(`The service does not answer: ${error.message}`);
   } finally {
     asking = false;
+    const next = waiting;
+    waiting = null;
+    if (next) predict(next);
   }
 }
 
@@ -106,27 +122,42 @@ function fill(people, least) {
 }
 
 async function toggleCamera() {
-  if (stream) {
-    stream.getTracks().forEach((track) => track.stop());
-    stream = null;
-  } else {
-    try {
-      stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
-    } catch (error) {
-      return say(`No camera: ${error.message}`);
-    }
-    $("video").srcObject = stream;
-    await $("video").play();
-    watch();
+  if (stream) return stopCamera();
+  if (opening) return;
+  if (!navigator.mediaDevices) return say("No camera: browsers give it to pages from https:// or localhost alone.");
+  opening = true;
+  try {
+    stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
+  } catch (error) {
+    return say(`No camera: ${error.message}`);
+  } finally {
+    opening = false;
   }
-  $("camera").setAttribute("aria-pressed", String(Boolean(stream)));
-  $("camera").textContent = stream ? "Stop the camera" : "Use the camera";
+  stream.getTracks().forEach((track) => track.addEventListener("ended", stopCamera));
+  showCamera();
+  $("video").srcObject = stream;
+  await $("video").play();
+  watch(stream);
 }
 
-// One frame at a time: the next one is taken when the last one is answered, so a slow service is not flooded.
-async function watch() {
+function stopCamera() {
+  stream?.getTracks().forEach((track) => track.stop());
+  stream = null;
+  showCamera();
+}
+
+function showCamera() {
+  $("camera").setAttribute("aria-pressed", String(Boolean(stream)));
+  $("camera").textContent = stream ? "Stop the camera" : "Use the camera";
+  // Of each frame a screen reader would have to tell, and never come to an end.
+  $("status").setAttribute("aria-live", stream ? "off" : "polite");
+}
+
+// One frame at a time, of its `own` stream: the next one is taken when the last one is answered, so a slow service is
+// not flooded.
+async function watch(own) {
   const frame = document.createElement("canvas"), video = $("video");
-  while (stream) {
+  while (stream === own) {
     frame.width = video.videoWidth;
     frame.height = video.videoHeight;
     frame.getContext("2d").drawImage(video, 0, 0);
@@ -138,9 +169,13 @@ async function watch() {
 
 function imageIn(items) { return [...items].find((file) => file.type.startsWith("image/")); }
 
-$("file").addEventListener("change", (event) => { if (event.target.files[0]) predict(event.target.files[0]); });
+$("file").addEventListener("change", (event) => {
+  const [file] = event.target.files;
+  event.target.value = "";  // or the same file, chosen again, would be no change
+  if (file) give(file);
+});
 $("camera").addEventListener("click", toggleCamera);
-$("key").addEventListener("change", askModels);
+$("key").addEventListener("change", lookAround);
 $("copy").addEventListener("click", async () => {
   try {
     await navigator.clipboard.writeText($("json").textContent);
@@ -153,13 +188,14 @@ $("copy").addEventListener("click", async () => {
 for (const id of ["conf", "keypoint-conf"]) {
   $(id).addEventListener("input", () => { $(`${id}-shown`).textContent = Number($(id).value).toFixed(2); show(); });
 }
-addEventListener("paste", (event) => { const file = imageIn(event.clipboardData.files); if (file) predict(file); });
+addEventListener("paste", (event) => { const file = imageIn(event.clipboardData.files); if (file) give(file); });
 addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 addEventListener("dragleave", () => $("drop").classList.remove("over"));
 addEventListener("drop", (event) => {
   event.preventDefault();
   $("drop").classList.remove("over");
   const file = imageIn(event.dataTransfer.files);
-  if (file) predict(file); else say("That is not an image.");
+  if (file) give(file); else say("That is not an image.");
 });
-askModels().catch((error) => say(`The service does not answer: ${error.message}`));
+function lookAround() { askModels().catch((error) => say(`The service does not answer: ${error.message}`)); }
+lookAround();
