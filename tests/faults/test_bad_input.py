@@ -266,6 +266,9 @@ MODELS = {
     "data of another skeleton": failed("val {model} --data val", "predicts 3 keypoints", "val has 17"),
     "model that is not there": failed("val nowhere", "nowhere: no such run, checkpoint"),
     "predictions without annotations": usage("val --predictions coco.json", "--annotations go together"),
+    "report of predictions that are there": usage(
+        "val --predictions coco.json --annotations coco.json --out report", "--out is for models"
+    ),
     "results that are no list": data(
         "val --predictions coco.json --annotations coco.json", "coco.json: holds a dict, expected a list"
     ),

@@ -286,6 +286,31 @@ def test_coco_categories_may_share_one_skeleton_and_state_sigmas(tmp_path: Path)
     assert source.class_names == ("person", "dog") and source.skeleton.sigmas == (0.1, 0.2, 0.2)
 
 
+def test_a_coco_category_that_only_groups_others_is_left_out(tmp_path: Path) -> None:
+    """Roboflow lists one before the real ones (https://github.com/roboflow/rf-detr/pull/1303)."""
+    raw = coco_json()
+    raw["categories"].insert(0, {"id": 0, "name": "persons", "supercategory": "none"})
+    source = read_coco(*write_coco(tmp_path, raw))
+    assert source.class_names == ("person",)
+    assert [sample.people.class_N.tolist() for sample in source.samples] == [[0]]
+    assert "category 'persons' has neither keypoints nor annotations and was left out" in source.notes
+
+
+def test_coco_sizes_may_be_whole_numbers_with_a_point(tmp_path: Path) -> None:
+    image = {"id": 7, "file_name": "a.jpg", "width": float(WIDTH), "height": float(HEIGHT)}
+    (sample,) = read_coco(*write_coco(tmp_path, coco_json(images=[image]))).samples
+    assert (sample.width, sample.height) == (WIDTH, HEIGHT) and type(sample.width) is int
+    with pytest.raises(DataError, match=r"width 40\.5 and height 20\.0 must be whole"):
+        list(read_coco(*write_coco(tmp_path, coco_json(images=[image | {"width": 40.5}]))).samples)
+
+
+def test_coco_paths_from_windows_are_followed(tmp_path: Path) -> None:
+    raw = coco_json(images=[{"id": 7, "file_name": "images\\a.jpg"}])
+    annotations, images = write_coco(tmp_path, raw)
+    (sample,) = read_coco(annotations, images.parent).samples
+    assert sample.id == "images/a"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -370,6 +395,46 @@ def test_yolo_lists_of_images_are_followed(tmp_path: Path) -> None:
     (tmp_path / "few.txt").write_text("./images/train/b.jpg\n")
     (sample,) = read_yolo(path, "train").samples
     assert sample.id == "images/train/b" and len(sample.people) == 1
+
+
+def test_yolo_paths_from_windows_are_followed(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": TEXT_ROW, "b": TEXT_ROW}, train="lists\\few.txt")
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "lists/few.txt").write_bytes(b"images\\train\\b.jpg\r\n")
+    (sample,) = read_yolo(path, "train").samples
+    assert sample.id == "images/train/b" and len(sample.people) == 1
+
+
+def test_a_step_up_that_leads_nowhere_is_one_too_many(tmp_path: Path) -> None:
+    """Roboflow's data.yaml lies beside `train`, and yet says `../train/images`; Ultralytics finds it."""
+    path = write_yolo(tmp_path / "inner", {"a": TEXT_ROW}, train="../images/train", path=None)
+    (sample,) = read_yolo(path, "train").samples
+    assert sample.id == "a" and len(sample.people) == 1
+
+
+def test_yolo_labels_without_an_image_are_told(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": TEXT_ROW, "b": TEXT_ROW, "c": TEXT_ROW})
+    (tmp_path / "images/train/b.jpg").rename(tmp_path / "images/train/b.heic")
+    (tmp_path / "labels/train/night").mkdir()
+    (tmp_path / "labels/train/c.txt").rename(tmp_path / "labels/train/night/c.txt")
+    source = read_yolo(path, "train")
+    assert [image.label.sample_id for image in source.images] == ["a", "c"]
+    (note,) = [note for note in source.notes if "have no image" in note]
+    assert note.startswith("2 label files") and note.endswith("labels/train/b.txt")
+    (tmp_path / "few.txt").write_text("images/train/a.jpg\n")
+    source = read_yolo(write_yolo(tmp_path, {}, train="few.txt"), "train")
+    assert not [note for note in source.notes if "have no image" in note]  # they are another split's
+
+
+def test_words_that_yaml_takes_for_truth_values_are_names(tmp_path: Path) -> None:
+    path = write_yolo(tmp_path, {"a": TEXT_ROW})
+    path.write_text(path.read_text().replace("person", "no"))
+    assert read_yolo(path, "train").class_names == ("no",)
+    root = write_dataset(tmp_path / "people", {"a": [PERSON | {"class": "off"}]})
+    (root / "dataset.yaml").write_text("classes: [on, off]\nskeleton: {names: [head, yes, no]}\n")
+    source = read_folder(root)
+    assert (source.class_names, source.skeleton.names) == (("on", "off"), ("head", "yes", "no"))
+    assert people_of(root).class_N.tolist() == [1]
 
 
 def test_yolo_keypoint_names_give_sigmas_and_cocos_layout_is_recognised(tmp_path: Path) -> None:

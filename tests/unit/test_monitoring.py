@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,6 +59,25 @@ def test_every_metric_of_a_run_is_on_its_dashboard() -> None:
     shown += " " + " ".join(variable.metric for variable in all_dashboards()["run"].variables)
     elsewhere = {"raypose_run_finished"}  # the fleet's, and the alerts'
     assert {metric.name for metric in METRICS if metric.name not in shown} == elsewhere
+
+
+def test_losses_may_fall_below_zero_and_shares_are_drawn_apart_from_counts_and_pixels() -> None:
+    panels = {panel["title"]: panel for panel in all_dashboards()["run"].to_json()["panels"]}
+    assert "min" not in panels["losses"]["fieldConfig"]["defaults"]  # yolo26's likelihood loss
+    shown = {title: _shown_by(panels[title]) for title in ("validation", "keypoint error", "own validators")}
+    assert shown == {
+        "validation": {"pose_ap", "pck_box_10", "keypoint_error_box", "best_f1_conf"},
+        "keypoint error": {"keypoint_error_px"},
+        "own validators": {"guard.pck"},
+    }
+
+
+def _shown_by(panel: dict[str, Any]) -> set[str]:
+    """Which of some validation metrics the matcher of a panel lets through; Prometheus matches from end to end."""
+    metrics = {"pose_ap", "pck_box_10", "keypoint_error_box", "best_f1_conf"}
+    metrics |= {"keypoint_error_px", "images", "people", "guard.pck"}
+    ((matcher, pattern),) = re.findall(r'metric(!~|=~)"([^"]*)"', panel["targets"][0]["expr"])
+    return {metric for metric in metrics if bool(re.fullmatch(pattern, metric)) == (matcher == "=~")}
 
 
 def test_what_is_committed_is_what_is_built() -> None:

@@ -146,6 +146,18 @@ def test_undefined_figures_are_a_dash() -> None:
     assert "<dt>pose_ap_l</dt><dd>–</dd>" in render_report(ReportInput("val", evaluation=small_evaluation()))
 
 
+def test_a_page_on_a_model_that_finds_nobody_speaks_of_no_nan() -> None:
+    people = People.empty(2)
+    somebody = People(
+        np.array([[0, 0, 9, 9]], np.float32), np.array([[[1, 1, 2], [8, 8, 2]]], np.float32), np.zeros(1, np.int64),
+        np.array([81], np.float32), np.array([False]), np.array([False]),
+    )  # fmt: skip
+    skeleton = Skeleton(("a", "b"), sigmas=(0.1, 0.1))
+    for labelled in (people, somebody):
+        evaluation = evaluate([ImageResult("1", 20, 20, labelled, Poses.empty(2))], skeleton, ["person"])
+        assert not re.search(r"\bnan\b", render_report(ReportInput("val", evaluation=evaluation)))
+
+
 def test_a_picture_that_is_no_picture_is_refused() -> None:
     with pytest.raises(DataError, match=r"'im1\.jpg': starts with b'GIF8', expected PNG, JPEG or SVG"):
         render_report(ReportInput("val", galleries=[gallery(Picture("im1.jpg", PNG, b"GIF89a"))]))

@@ -287,6 +287,14 @@ def test_keypoint_guard_fails_the_run_when_its_keypoint_regresses() -> None:
         measured(find(use="keypoint_guard", args={"keypoint": "tail"}).validator)
 
 
+def test_keypoint_guard_refuses_to_guard_what_nobody_labelled() -> None:
+    guard = find(use="keypoint_guard", args={"keypoint": "left_wrist", "at_least": 0.5}).validator
+    (result,) = results_of("a")
+    result.people.keypoints_NK3[:, COCO_PERSON.names.index("left_wrist")] = 0
+    with pytest.raises(ValidatorError, match="left_wrist is labelled in nobody of the validation set"):
+        Judge(validators=(NamedValidator("own", guard),)).measure([result], COCO_PERSON, ["person"])
+
+
 def test_a_guard_stops_training_with_its_line_and_leaves_the_checkpoints(sets: Path, tmp_path: Path) -> None:
     settings = "[{use: keypoint_guard, args: {keypoint: nose, at_least: 1.1}}]"
     config = tiny_run(sets, tmp_path, f"val.validators={settings}", "checkpoint.every_steps=1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +16,7 @@ from raypose.structures import json_ready
 
 
 def val(
+    context: typer.Context,
     model: Annotated[
         str | None, typer.Argument(help="Run, checkpoint, .pt or exported model. A run stands for its best checkpoint.")
     ] = None,
@@ -46,11 +47,11 @@ def val(
 ) -> None:
     """Validate a model on a shard set: COCO's AP and AR, PCK, precision, recall, F1."""
     from raypose import api
-    from raypose.storage import open_store
 
     if predictions is not None or annotations is not None:
         if predictions is None or annotations is None or model is not None:
             raise ConfigError("val: --predictions and --annotations go together, without a model")
+        _refuse_settings_of_models(context)
         metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations, protocol=protocol or "coco")}
     elif model is None:
         raise ConfigError("val: name a run, a checkpoint or a model file")
@@ -76,7 +77,23 @@ def val(
             typer.echo(f"note: {note}", err=True)
     if as_json:
         typer.echo(json.dumps(metrics))
-        return
+    else:
+        _print(metrics, out)
+
+
+def _refuse_settings_of_models(context: typer.Context) -> None:
+    """Raise ConfigError for options that say how to predict, where predictions are there already."""
+    given = (
+        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
+    )
+    odd = [name for name in given if name not in ("predictions", "annotations", "protocol", "as_json")]
+    if odd:
+        raise ConfigError(f"val: --{odd[0]} is for models; with --predictions there are --protocol and --json")
+
+
+def _print(metrics: Mapping[str, float | None], out: str | None) -> None:
+    from raypose.storage import open_store
+
     for name, value in metrics.items():
         typer.echo(f"{name:<24}{'-' if value is None else f'{value:.4f}'}")
     if out is not None:

@@ -124,15 +124,12 @@ def detection_charts(evaluation: Evaluation) -> list[Chart]:
 
 def calibration_charts(evaluation: Evaluation) -> list[Chart]:
     """Whether confidence can be taken at its word, for people and keypoints."""
+    people, keypoints = evaluation.curves.person_calibration, evaluation.curves.keypoint_calibration
     return [
+        (f"People: right at OKS 0.50{_error(people)}", _reliability(people, "people")),
         (
-            f"People: right at OKS 0.50, error {evaluation.curves.person_calibration.error:.3f}",
-            _reliability(evaluation.curves.person_calibration, "people"),
-        ),
-        (
-            f"Keypoints: right within {KEYPOINT_THRESHOLD:.2f} of the box, error"
-            f" {evaluation.curves.keypoint_calibration.error:.3f}",
-            _reliability(evaluation.curves.keypoint_calibration, "keypoints"),
+            f"Keypoints: right within {KEYPOINT_THRESHOLD:.2f} of the box{_error(keypoints)}",
+            _reliability(keypoints, "keypoints"),
         ),
     ]
 
@@ -176,6 +173,10 @@ def pck_chart(evaluation: Evaluation) -> Chart:
         "PCK against its threshold",
         line_chart([line], x_label=x_label, y_label="PCK", x_range=(0.0, 0.2), y_range=_UNIT),
     )
+
+
+def _error(calibration: Calibration) -> str:
+    return "" if math.isnan(calibration.error) else f", error {calibration.error:.3f}"
 
 
 def _reliability(calibration: Calibration, what: str) -> Markup:

@@ -9,6 +9,8 @@ _RUN = '{run="$run"}'
 _REPLICAS = '{replica=~"$replica"}'
 _WINDOW = "[5m]"
 QUANTILES = (0.5, 0.95, 0.99)
+_SHARES, _PIXELS, _OWN = 'metric!~"images|people|.+_px|.+[.].+"', 'metric=~".+_px"', 'metric=~".+[.].+"'
+"""Metrics of a validation: those from 0 to 1, beside which no others can be read, and two kinds of the others."""
 
 
 def all_dashboards() -> dict[str, Dashboard]:
@@ -41,17 +43,20 @@ def run_dashboard() -> Dashboard:
             Row(
                 "Learning",
                 (
-                    Panel("losses", (Query(f"{table.LOSS.name}{_RUN}", "{{loss}}"),)),
-                    Panel("validation", (Query(f"{table.VAL_METRIC.name}{_RUN}", "{{metric}}"),), maximum=1),
-                    Panel("learning rate", (Query(f"{table.LEARNING_RATE.name}{_RUN}", "group {{group}}"),)),
-                    Panel("gradient norm", (Query(f"{table.GRADIENT_NORM.name}{_RUN}", "before clipping"),)),
-                    Panel("epoch", (Query(f"{table.EPOCH.name}{_RUN}", "epoch"),)),
+                    # Of yolo26, the likelihood of keypoints falls below 0.
+                    Panel("losses", (Query(f"{table.LOSS.name}{_RUN}", "{{loss}}"),), minimum=None),
+                    _plot("validation", _validated(_SHARES), "{{metric}}", maximum=1),
+                    _plot("keypoint error", _validated(_PIXELS), "pixels"),
+                    Panel("own validators", (Query(_validated(_OWN), "{{metric}}"),), minimum=None),
+                    _plot("learning rate", f"{table.LEARNING_RATE.name}{_RUN}", "group {{group}}"),
+                    _plot("gradient norm", f"{table.GRADIENT_NORM.name}{_RUN}", "before clipping"),
+                    _plot("epoch", f"{table.EPOCH.name}{_RUN}", "epoch"),
                 ),
             ),
             Row(
                 "Speed",
                 (
-                    Panel("images a second", (Query(f"rate({table.SAMPLES.name}{_RUN}{_WINDOW})", "trained"),), "cps"),
+                    _plot("images a second", f"rate({table.SAMPLES.name}{_RUN}{_WINDOW})", "trained", "cps"),
                     Panel("a step takes", _quantiles(table.STEP_SECONDS.name, _RUN), "s"),
                     Panel(
                         "where time goes",
@@ -59,17 +64,15 @@ def run_dashboard() -> Dashboard:
                         "percentunit",
                         description="Shares of the time; the rest is the model's.",
                     ),
-                    Panel("memory of the leader", (Query(f"{table.MEMORY.name}{_RUN}", "peak"),), "bytes"),
-                    Panel(
-                        "images decoded", (Query(f"rate({table.IMAGES.name}{_RUN}{_WINDOW})", "by the leader"),), "cps"
-                    ),
+                    _plot("memory of the leader", f"{table.MEMORY.name}{_RUN}", "peak", "bytes"),
+                    _plot("images decoded", f"rate({table.IMAGES.name}{_RUN}{_WINDOW})", "by the leader", "cps"),
                     Panel(
                         "shards fetched",
                         (Query(fetches_an_epoch(_RUN, _WINDOW), "times an epoch"),),
                         "none",
                         description="By the leader's node: 1 or less, and 0 once the cache holds what it reads.",
                     ),
-                    Panel("checkpoints", (Query(f"increase({table.CHECKPOINTS.name}{_RUN}[1h])", "in an hour"),)),
+                    _plot("checkpoints", f"increase({table.CHECKPOINTS.name}{_RUN}[1h])", "in an hour"),
                 ),
             ),
         ),
@@ -92,18 +95,16 @@ def fleet_dashboard() -> Dashboard:
                     _by_run("done", f"{table.STEP.name} / {table.STEPS_PLANNED.name}", "percentunit"),
                     _by_run("time without data", f"rate({table.DATA_WAIT.name}{_WINDOW})", "percentunit"),
                     _by_run("checkpoint age", f"{table.CHECKPOINT_AGE.name}", "s"),
-                    Panel("restarts in an hour", (Query(_restarts("1h"), "{{run}}: {{cause}}"),)),
-                    Panel("pose AP", (Query(f'{table.VAL_METRIC.name}{{metric="pose_ap"}}', "{{run}}"),), maximum=1),
+                    _plot("restarts in an hour", _restarts("1h"), "{{run}}: {{cause}}"),
+                    _plot("pose AP", f'{table.VAL_METRIC.name}{{metric="pose_ap"}}', "{{run}}", maximum=1),
                 ),
             ),
             Row(
                 "Nodes (Ray's own metrics)",
                 (
-                    Panel("CPU", (Query("ray_node_cpu_utilization / 100", "{{ip}}"),), "percentunit", maximum=1),
-                    Panel(
-                        "memory", (Query("ray_node_mem_used / ray_node_mem_total", "{{ip}}"),), "percentunit", maximum=1
-                    ),
-                    Panel("disk in use", (Query(disk_share(), "{{ip}}"),), "percentunit", maximum=1),
+                    _plot("CPU", "ray_node_cpu_utilization / 100", "{{ip}}", "percentunit", maximum=1),
+                    _plot("memory", "ray_node_mem_used / ray_node_mem_total", "{{ip}}", "percentunit", maximum=1),
+                    _plot("disk in use", disk_share(), "{{ip}}", "percentunit", maximum=1),
                 ),
             ),
         ),
@@ -112,7 +113,11 @@ def fleet_dashboard() -> Dashboard:
 
 def service_dashboard() -> Dashboard:
     """What clients get, what it costs, and what is found in their images."""
-    requests = "raypose_serve_requests_total"
+    requests = f"sum by (code) (rate(raypose_serve_requests_total{_REPLICAS}{_WINDOW}))"
+    busy = f"rate(raypose_serve_model_busy_seconds_total{_REPLICAS}{_WINDOW})"
+    drift = f"max by (version, of) (raypose_serve_drift{_REPLICAS})"
+    models = f"sum by (role, version) (raypose_serve_model_info{_REPLICAS})"
+    changes = f"increase(raypose_serve_model_changes_total{_REPLICAS}[1h])"
     return Dashboard(
         "raypose-service",
         "raypose: the service",
@@ -121,57 +126,28 @@ def service_dashboard() -> Dashboard:
             Row(
                 "Requests",
                 (
-                    Panel(
-                        "requests",
-                        (Query(f"sum by (code) (rate({requests}{_REPLICAS}{_WINDOW}))", "{{code}}"),),
-                        "reqps",
-                    ),
+                    _plot("requests", requests, "{{code}}", "reqps"),
                     Panel("an answer takes", _quantiles("raypose_serve_request_seconds", _REPLICAS), "s"),
-                    Panel("accepted, not answered", (Query(f"sum(raypose_serve_queue_images{_REPLICAS})", "images"),)),
+                    _plot("accepted, not answered", f"sum(raypose_serve_queue_images{_REPLICAS})", "images"),
                 ),
             ),
             Row(
                 "Inside",
                 (
-                    Panel(
-                        "stages, on average", (Query(_mean("raypose_serve_stage_seconds", "stage"), "{{stage}}"),), "s"
-                    ),
-                    Panel("images at a time", (Query(_mean("raypose_serve_batch_images"), "on average"),)),
-                    Panel(
-                        "the model is busy",
-                        (Query(f"rate(raypose_serve_model_busy_seconds_total{_REPLICAS}{_WINDOW})", "{{replica}}"),),
-                        "percentunit",
-                    ),
+                    _plot("stages, on average", _mean("raypose_serve_stage_seconds", "stage"), "{{stage}}", "s"),
+                    _plot("images at a time", _mean("raypose_serve_batch_images"), "on average"),
+                    _plot("the model is busy", busy, "{{replica}}", "percentunit"),
                 ),
             ),
             Row(
                 "What is found",
                 (
-                    Panel("people in an image", (Query(_mean("raypose_serve_people", "version"), "{{version}}"),)),
-                    Panel(
-                        "score of a person",
-                        (Query(_mean("raypose_serve_scores", "version"), "{{version}}"),),
-                        maximum=1,
-                    ),
-                    Panel("megapixels of an image", (Query(_mean("raypose_serve_image_megapixels"), "on average"),)),
-                    Panel(
-                        "drift from the reference set",
-                        (Query(f"max by (version, of) (raypose_serve_drift{_REPLICAS})", "{{version}}: {{of}}"),),
-                    ),
-                    Panel(
-                        "models",
-                        (
-                            Query(
-                                f"sum by (role, version) (raypose_serve_model_info{_REPLICAS})", "{{role}}: {{version}}"
-                            ),
-                        ),
-                        "none",
-                    ),
-                    Panel(
-                        "changes of the model in an hour",
-                        (Query(f"increase(raypose_serve_model_changes_total{_REPLICAS}[1h])", "{{outcome}}"),),
-                        "none",
-                    ),
+                    _plot("people in an image", _mean("raypose_serve_people", "version"), "{{version}}"),
+                    _plot("score of a person", _mean("raypose_serve_scores", "version"), "{{version}}", maximum=1),
+                    _plot("megapixels of an image", _mean("raypose_serve_image_megapixels"), "on average"),
+                    _plot("drift from the reference set", drift, "{{version}}: {{of}}"),
+                    _plot("models", models, "{{role}}: {{version}}", "none"),
+                    _plot("changes of the model in an hour", changes, "{{outcome}}", "none"),
                 ),
             ),
         ),
@@ -189,6 +165,10 @@ def fetches_an_epoch(labels: str, window: str) -> str:
     return f"increase({table.FETCHED.name}{labels}{window}) / ({epochs} * {table.DATA_BYTES.name}{labels})"
 
 
+def _validated(which: str) -> str:
+    return f'{table.VAL_METRIC.name}{{run="$run", {which}}}'
+
+
 def _restarts(window: str) -> str:
     return f"increase({table.RESTARTS.name}[{window}])"
 
@@ -197,8 +177,12 @@ def _stat(title: str, expression: str, unit: Unit) -> Panel:
     return Panel(title, (Query(expression),), unit, "stat", columns=4)
 
 
+def _plot(title: str, expression: str, legend: str, unit: Unit = "short", *, maximum: float | None = None) -> Panel:
+    return Panel(title, (Query(expression, legend),), unit, maximum=maximum)
+
+
 def _by_run(title: str, expression: str, unit: Unit) -> Panel:
-    return Panel(title, (Query(expression, "{{run}}"),), unit)
+    return _plot(title, expression, "{{run}}", unit)
 
 
 def _quantiles(histogram: str, labels: str) -> tuple[Query, ...]:

@@ -31,6 +31,7 @@ class Panel:
     kind: Literal["timeseries", "stat"] = "timeseries"
     description: str = ""
     columns: int = 8
+    minimum: float | None = 0
     maximum: float | None = None
 
 
@@ -116,7 +117,7 @@ def _variable(variable: Variable) -> dict[str, Any]:
 
 
 def _panel(panel: Panel) -> dict[str, Any]:
-    limits = {"min": 0, **({} if panel.maximum is None else {"max": panel.maximum})}
+    limits = {name: at for name, at in (("min", panel.minimum), ("max", panel.maximum)) if at is not None}
     return {
         "type": panel.kind,
         "title": panel.title,

@@ -58,12 +58,12 @@ class _CocoReader:
         width, height = label.width, label.height
         if width is None or height is None:
             width, height = image_size(content, self.images.place(image.key))
-        if type(width) is not int or type(height) is not int:
+        if not (_is_whole(width) and _is_whole(height)):
             raise DataError(
                 f"{self.where}: image {image.key}: width {width!r} and height {height!r} must be whole numbers"
             )
         people = _people(label.annotations, self.skeleton, self.class_of, self.where)
-        return Sample(id_of(image.key), content, width, height, people)
+        return Sample(id_of(image.key), content, int(width), int(height), people)
 
 
 def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
@@ -78,8 +78,9 @@ def read_coco(annotations: str | Path, images: str | Path) -> LabelledSource:
 def coco_source(raw: dict[str, Any], where: str, images: str | Path) -> LabelledSource:
     """The source that `read_coco` makes of a loaded JSON; `where` names it in errors."""
     store = open_store(str(images))
-    categories = sorted(raw["categories"], key=lambda category: _integer(category, "id", where))
+    categories, idle = _categories(raw, where)
     skeleton, notes = _skeleton(categories, where)
+    notes += [f"category {name!r} has neither keypoints nor annotations and was left out" for name in idle]
     class_of = {category["id"]: index for index, category in enumerate(categories)}
     names = tuple(str(category.get("name", category["id"])) for category in categories)
     if len(class_of) != len(categories) or len(set(names)) != len(names):
@@ -108,6 +109,14 @@ def load_coco(annotations: str | Path) -> tuple[dict[str, Any], str]:
     if not raw["categories"]:
         raise DataError(f"{where}: no categories; at least one with its keypoint names is needed")
     return dict(raw), where
+
+
+def _categories(raw: _Raw, where: str) -> tuple[list[_Raw], list[Any]]:
+    """Categories by id without those that mean nothing here, as the group that Roboflow lists first; their names."""
+    categories = sorted(raw["categories"], key=lambda category: _integer(category, "id", where))
+    used = [annotation.get("category_id") for annotation in raw["annotations"]]
+    kept = [one for one in categories if one.get("keypoints") or one["id"] in used] or categories
+    return kept, [one.get("name") for one in categories if one not in kept]
 
 
 def _skeleton(categories: list[_Raw], where: str) -> tuple[Skeleton, list[str]]:
@@ -248,6 +257,11 @@ def _numbers(annotation: _Raw, key: str, length: int, where: str) -> list[float]
 def _is_number(value: object) -> bool:
     """A float, or an integer that one can hold."""
     return isinstance(value, float) or (type(value) is int and abs(value) < 1 << 53)
+
+
+def _is_whole(value: object) -> bool:
+    """As an integer, or as `640.0`, which is how some programs write it."""
+    return type(value) is int or (isinstance(value, float) and value.is_integer())
 
 
 def _integer(row: _Raw, key: str, where: str) -> int:

@@ -26,6 +26,16 @@ Progress = Callable[[int, int], None]
 """Hears the number of images and the bytes of image files that are done."""
 
 
+class _Loader(yaml.SafeLoader):
+    """PyYAML's safe loader, but no word is a truth value: a class may be called `no`, `off` or `true`."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in _Loader.yaml_implicit_resolvers.items()
+}
+
+
 @dataclass(frozen=True, slots=True)
 class SourceImage:
     """One image of a source that nobody has read yet: plain data that may travel to any process."""
@@ -123,9 +133,14 @@ def open_root(url: str | Path) -> tuple[ObjectStore, str]:
 def key_below(name: object, where: str) -> str:
     """The key of a file that a data set names by a relative path; DataError if it is none or climbs out."""
     try:
-        return PurePosixPath(check_key(name if isinstance(name, str) else "")).as_posix()
+        return PurePosixPath(check_key(slashed(name) if isinstance(name, str) else "")).as_posix()
     except StorageError as error:
         raise DataError(f"{where} {str(name)[:200]!r}, expected a relative path below the folder") from error
+
+
+def slashed(path: str) -> str:
+    """A path as tools on Windows write it, as others do. No key has a backslash."""
+    return path.replace("\\", "/")
 
 
 def read_image(store: ObjectStore, key: str) -> bytes:
@@ -158,7 +173,7 @@ def read_yaml(store: ObjectStore, key: str, what: str) -> Any:
     """What a YAML file holds; DataError that says what it should have been."""
     text = read_text(store, key, what)
     try:
-        return yaml.safe_load(text)
+        return yaml.load(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date such as 2026-02-30
         reason = " ".join(str(error).split())
         raise DataError(f"{store.place(key)}: not valid YAML: {reason}; expected {what}") from error
@@ -180,11 +195,16 @@ def _is_hidden(key: str) -> bool:
 def find_listed(store: ObjectStore, keys: Iterable[str]) -> dict[str, StoredObject]:
     """Those of the objects that exist, by key: one listing for each folder that they lie in, not one look for each."""
     wanted = set(keys)
+    return {entry.key: entry for entry in list_beside(store, wanted) if entry.key in wanted}
+
+
+def list_beside(store: ObjectStore, keys: Iterable[str]) -> Iterator[StoredObject]:
+    """Everything in the folders that the keys lie in, and below."""
     folders: list[str] = []
-    for folder in sorted({key.rpartition("/")[0] + "/" if "/" in key else "" for key in wanted}):
+    for folder in sorted({key.rpartition("/")[0] + "/" if "/" in key else "" for key in keys}):
         if not folders or not folder.startswith(folders[-1]):  # a listing reaches into sub-folders
             folders.append(folder)
-    return {entry.key: entry for folder in folders for entry in store.list(folder) if entry.key in wanted}
+    return (entry for folder in folders for entry in store.list(folder))
 
 
 def refuse_if_any(problems: list[str]) -> None:

@@ -19,12 +19,13 @@ from raypose.data.importers.source import (
     class_table,
     corners,
     files_below,
-    find_listed,
+    list_beside,
     make_people,
     open_root,
     read_image,
     read_text,
     read_yaml,
+    slashed,
     with_visibility,
 )
 from raypose.errors import DataError
@@ -85,10 +86,14 @@ def read_yolo(data_yaml: str | Path, split: str) -> LabelledSource:
     names = class_table(raw.get("names"), f"{where}: names")
     if is_remote(root := str(raw.get("path") or "")):
         store, root = open_root(root)
-    shared, images = _listed(store, _images_of(raw, split, store, _joined(posixpath.dirname(key), root), where))
+    found, folders = _images_of(raw, split, store, _joined(posixpath.dirname(key), slashed(root)), where)
+    shared, images, stray = _listed(store, found, folders)
     unlabelled = sum(image.label.key is None for image in images)
     if unlabelled:
         notes.append(f"{unlabelled} of {len(images)} images have no label file and count as images without people")
+    if stray:
+        first = store.place(stray[0])
+        notes.append(f"{len(stray)} label files have no image and were left out, such as {first}")
     reader = _YoloReader(shared, _Layout(skeleton, dimensions))
     return LabelledSource(skeleton, names, images, reader, tuple(notes))
 
@@ -145,36 +150,65 @@ def _flip_pairs(flip_index: Any, count: int, where: str) -> tuple[tuple[int, int
     return tuple((index, other) for index, other in enumerate(flip_index) if index < other)
 
 
-def _images_of(raw: dict[str, Any], split: str, store: ObjectStore, root: str, where: str) -> list[tuple[str, str]]:
-    """Keys of the split's images, each with the id it gets; `root` is the key of what `path` means."""
+def _images_of(
+    raw: dict[str, Any], split: str, store: ObjectStore, root: str, where: str
+) -> tuple[list[tuple[str, str]], list[str]]:
+    """Keys of the split's images, each with the id it gets, and the folders that belong to it as a whole.
+
+    `root` is the key of what `path` means.
+    """
     stated = raw.get(split)
     if not stated:
         present = [name for name in ("train", "val", "test") if raw.get(name)]
         raise DataError(f"{where}: no split {split!r}; it has {', '.join(present) or 'none'}")
     found: list[tuple[str, str]] = []
+    folders: list[str] = []
     for entry in stated if isinstance(stated, list) else [stated]:
-        place = _joined(root, str(entry))
+        place = _place_of(slashed(str(entry)), store, root)
         if place.endswith(".txt"):
             found += [(key, _stem(key.removeprefix(f"{root}/"))) for key in _keys_of_list(store, place, root)]
         else:
             keys = [image.key for image in files_below(store, f"{place}/")]
             found += [(key, _stem(key.removeprefix(f"{place}/"))) for key in keys if _is_image(key)]
+            folders.append(place)
     if not found:
         raise DataError(f"{where}: split {split!r} has no images in {stated}; check path and {split}")
-    return found
+    return found, folders
+
+
+def _place_of(entry: str, store: ObjectStore, root: str) -> str:
+    """The key of what an entry of a split names. As for Ultralytics, a `../` that leads nowhere is one too many.
+
+    Roboflow writes it so.
+    """
+    place = _joined(root, entry)
+    is_there = not entry.startswith("../") or store.exists(place) or any(store.list(f"{place}/"))
+    return place if is_there else _joined(root, entry[3:])
 
 
 def _keys_of_list(store: ObjectStore, listing: str, root: str) -> list[str]:
-    lines = (line.strip() for line in read_text(store, listing, "a list of images").splitlines())
+    lines = (slashed(line.strip()) for line in read_text(store, listing, "a list of images").splitlines())
     folder = posixpath.dirname(listing)
     return [_joined(folder if line.startswith("./") else root, line) for line in lines if line]
 
 
-def _listed(store: ObjectStore, images: list[tuple[str, str]]) -> tuple[ObjectStore, list[SourceImage]]:
-    """The folder that all images and labels share, as a store, and the images with what it knows of them."""
-    found = find_listed(store, [*(key for key, _ in images), *(label_key(key) for key, _ in images)])
-    folders = [key.split("/")[:-1] for image, _ in images for key in (image, label_key(image))]
-    shared = "/".join(posixpath.commonprefix(folders))
+def _listed(
+    store: ObjectStore, images: list[tuple[str, str]], folders: list[str]
+) -> tuple[ObjectStore, list[SourceImage], list[str]]:
+    """The folder that all images and labels share, as a store, and the images with what it knows of them.
+
+    Last the keys of text files that belong to `folders` and to none of the images.
+    """
+    wanted = {key for image, _ in images for key in (image, label_key(image))}
+    label_folders = tuple(posixpath.dirname(label_key(f"{folder}/image")) + "/" for folder in folders)
+    found: dict[str, StoredObject] = {}
+    stray: list[str] = []
+    for entry in list_beside(store, [*wanted, *label_folders]):
+        if entry.key in wanted:
+            found[entry.key] = entry
+        elif entry.key.endswith(".txt") and entry.key.startswith(label_folders):
+            stray.append(entry.key)
+    shared = "/".join(posixpath.commonprefix([key.split("/")[:-1] for key in wanted]))
     start = len(shared) + 1 if shared else 0
     listed = []
     for key, sample_id in images:
@@ -183,7 +217,7 @@ def _listed(store: ObjectStore, images: list[tuple[str, str]]) -> tuple[ObjectSt
         listed.append(
             SourceImage(key[start:], image.size_bytes, _Label(sample_id, label.key[start:] if label else None), version)
         )
-    return store.child(shared) if shared else store, listed
+    return store.child(shared) if shared else store, listed, stray
 
 
 def label_key(image: str) -> str:

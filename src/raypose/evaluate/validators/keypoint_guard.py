@@ -31,6 +31,11 @@ class KeypointGuard:
 
     def __call__(self, results: Iterator[ImageResult], context: Context) -> dict[str, float]:
         pck = self._pck(results, context)
+        if math.isnan(pck):
+            raise ValidatorError(
+                f"keypoint_guard: {self.keypoint} is labelled in nobody of the validation set, so nothing is guarded;"
+                " guard another keypoint, or label it"
+            )
         best = context.earlier.get("pck", math.nan)
         if pck < best - self.max_drop:
             raise ValidatorError(
