@@ -14,7 +14,7 @@ from torch import nn
 from raypose.checkpoint import CheckpointStore, RunIdentity, Snapshot, TrainProgress
 from raypose.config import dump_config, load_config
 from raypose.config.schema import TrainConfig
-from raypose.model import ModelSpec, build_model, save_ultralytics
+from raypose.model import ModelSpec, build_model, portable_copy, write_portable
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON, ImageArray, Skeleton
 
@@ -72,4 +72,5 @@ def add_checkpoint(run: Path, step: int, *, seed: int, pose_ap: float, spec: Mod
 
 def weights_file(path: Path, *, seed: int, spec: ModelSpec = SPEC) -> None:
     """A `.pt` as Ultralytics writes them."""
-    save_ultralytics(lively_model(spec, seed), spec, TrainConfig(imgsz=IMGSZ), path, epoch=1, metrics={})
+    model = portable_copy(lively_model(spec, seed))
+    write_portable(model, spec, TrainConfig(imgsz=IMGSZ), path, epoch=1, metrics={})

@@ -10,7 +10,7 @@ import torch
 from raypose.config.schema import TrainConfig
 from raypose.config.serve_schema import ComputeConfig
 from raypose.errors import ConfigError
-from raypose.model import ModelSpec, save_ultralytics
+from raypose.model import ModelSpec, portable_copy, write_portable
 from raypose.serve.compute import Kind, describe, open_compute
 from tests.parity.conftest import LSP_LIKE, ModelFactory
 
@@ -20,7 +20,7 @@ SPEC = ModelSpec("yolo11n-pose", LSP_LIKE, ("person",))
 @pytest.fixture(scope="module")
 def weights(lively_model: ModelFactory, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compute") / "m.pt"
-    save_ultralytics(lively_model(SPEC), SPEC, TrainConfig(imgsz=256), path, epoch=0, metrics={})
+    write_portable(portable_copy(lively_model(SPEC)), SPEC, TrainConfig(imgsz=256), path, epoch=0, metrics={})
     return path
 
 

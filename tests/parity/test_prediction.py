@@ -14,7 +14,7 @@ from ultralytics.nn.tasks import torch_safe_load
 from raypose.config.schema import TrainConfig
 from raypose.inference import Predictor
 from raypose.inference.backends import ComputeOptions, TorchBackend
-from raypose.model import ModelSpec, build_model, load_model, multiplies_bfloat16, save_ultralytics
+from raypose.model import ModelSpec, build_model, load_model, multiplies_bfloat16, portable_copy, write_portable
 from raypose.structures import COCO_PERSON, ImageArray, Poses
 from tests.parity.conftest import ModelFactory
 
@@ -24,7 +24,7 @@ TRAIN = TrainConfig(imgsz=256)
 @pytest.fixture
 def saved(spec: ModelSpec, lively_model: ModelFactory, tmp_path: Path) -> Path:
     path = tmp_path / "model.pt"
-    save_ultralytics(lively_model(spec), spec, TRAIN, path, epoch=3, metrics={"pose_ap": 0.5})
+    write_portable(portable_copy(lively_model(spec)), spec, TRAIN, path, epoch=3, metrics={"pose_ap": 0.5})
     return path
 
 

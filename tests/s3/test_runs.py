@@ -16,7 +16,7 @@ from raypose.batch import open_source
 from raypose.checkpoint import CheckpointStore, RunIdentity, Snapshot, TrainProgress, local_model, locate_model, run_of
 from raypose.config import RunConfig, TrainConfig, dump_config, load_config
 from raypose.errors import CheckpointError, ConfigError, DataError
-from raypose.model import ExportFormat, ModelSpec, build_model, load_pretrained, save_ultralytics
+from raypose.model import ExportFormat, ModelSpec, build_model, load_pretrained, portable_copy, write_portable
 from raypose.storage import ObjectStore, open_store
 from raypose.structures import Skeleton
 from raypose.vision.video import VideoFile
@@ -32,12 +32,12 @@ def fill(run: ObjectStore, config: RunConfig) -> None:
     run.write("config.yaml", dump_config(config).encode())
     identity = RunIdentity(SPEC.architecture, HANDS, SPEC.class_names, 64, "recipe", "data")
     for step, pose_ap in ((1, 0.5), (2, 0.25)):
-        model = build_model(SPEC, TrainConfig(), seed=step)
+        model = portable_copy(build_model(SPEC, TrainConfig(), seed=step))
         tensors = {f"ema.{name}": tensor for name, tensor in model.state_dict().items()}
         snapshot = Snapshot(identity, TrainProgress(step=step), tensors, {"pose_ap": pose_ap})
         saved = CheckpointStore(run).save(
             snapshot,
-            lambda path, model=model: save_ultralytics(model, SPEC, TrainConfig(imgsz=64), path, epoch=0, metrics={}),
+            lambda path, model=model: write_portable(model, SPEC, TrainConfig(imgsz=64), path, epoch=0, metrics={}),
         )
         if saved.name == BEST:
             CheckpointStore(run).copy_model(saved, run, "weights/best.pt")

@@ -14,7 +14,7 @@ from torch import nn
 
 from raypose.config.schema import TrainConfig
 from raypose.errors import CheckpointError
-from raypose.model import ModelSpec, build_model, load_model, load_pretrained, save_ultralytics
+from raypose.model import ModelSpec, build_model, load_model, load_pretrained, portable_copy, write_portable
 from raypose.structures import COCO_PERSON, Skeleton
 
 COCO = ModelSpec("yolo11n-pose", COCO_PERSON, ("person",))
@@ -30,7 +30,7 @@ def coco_model() -> nn.Module:
 @pytest.fixture(scope="module")
 def pt(coco_model: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("weights") / "model.pt"
-    save_ultralytics(coco_model, COCO, TRAIN, path, epoch=0, metrics={})
+    write_portable(portable_copy(coco_model), COCO, TRAIN, path, epoch=0, metrics={})
     return path
 
 

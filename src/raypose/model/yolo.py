@@ -279,16 +279,6 @@ def is_end2end(model: nn.Module) -> bool:
     return getattr(unwrap(model).model[-1], "one2one_cv2", None) is not None
 
 
-def save_ultralytics(
-    model: nn.Module, spec: ModelSpec, train: TrainConfig, path: Path, *, epoch: int, metrics: Mapping[str, float]
-) -> None:
-    """Write a `.pt` that `ultralytics.YOLO(path)` and its allow-list loader accept.
-
-    Weights stay float32 where Ultralytics would halve them, so that both predict the same.
-    """
-    write_portable(portable_copy(model), spec, train, path, epoch=epoch, metrics=metrics)
-
-
 def portable_copy(model: nn.Module) -> nn.Module:
     """A copy as `write_portable` wants it: on the CPU, float32, in plain memory order, without what training adds."""
     module: nn.Module = copy.deepcopy(inference_view(model)).float().cpu().requires_grad_(False)
@@ -298,7 +288,11 @@ def portable_copy(model: nn.Module) -> nn.Module:
 def write_portable(
     module: nn.Module, spec: ModelSpec, train: TrainConfig, path: Path, *, epoch: int, metrics: Mapping[str, float]
 ) -> None:
-    """`save_ultralytics` for a module that is a portable copy already: the copying is what takes long."""
+    """Write a `.pt` that `ultralytics.YOLO(path)` and its allow-list loader accept, from a portable copy of a model.
+
+    Copying takes longer than writing, so it is left to the caller. Weights stay float32 where Ultralytics would halve
+    them, so that both predict the same.
+    """
     args = _ultralytics_args(spec, train)
     module.args = args  # type: ignore[assignment]
     content = {
