@@ -42,7 +42,7 @@ check: $(INSTALLED)  ## Lint, format, types, layers and unit tests: two to three
 	$(BIN)/lint-imports
 	$(BIN)/pytest tests/unit -n auto
 
-test: check  ## Everything `check` does, then all other tests, two at a time: about 20 minutes on two cores
+test: check  ## Everything `check` does, then all other tests, two at a time: under 20 minutes on two cores
 	$(BIN)/pytest tests --ignore=tests/unit -m "not slow" -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(INSTALLED)  ## The tests that take minutes each: clusters of several nodes, rendered manifests, long ones of the service
