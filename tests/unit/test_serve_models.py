@@ -163,14 +163,20 @@ def test_an_accident_refuses_a_change_in_one_line_and_only_a_service_that_begins
     assert refused["reason"] == told.get(type(accident).__name__, str(accident))
 
 
-@pytest.mark.parametrize("accident", ACCIDENTS[1:], ids=lambda accident: type(accident).__name__)
-def test_a_checkpoint_that_met_an_accident_is_served_once_that_has_passed(accident: Exception) -> None:
+def about_to_meet(failure: Exception) -> tuple[MovingRun, Library]:
+    """A run that is followed, whose next checkpoint cannot be opened."""
     shelves = MovingRun()
     shelves.add("step-1")
-    shelves.places["step-2"] = accident
+    shelves.places["step-2"] = failure
     books = library(shelves)
     books.change(Wanted("run", follow_s=1.0))
     shelves.best = "step-2"
+    return shelves, books
+
+
+@pytest.mark.parametrize("accident", ACCIDENTS[1:], ids=lambda accident: type(accident).__name__)
+def test_a_checkpoint_that_met_an_accident_is_served_once_that_has_passed(accident: Exception) -> None:
+    shelves, books = about_to_meet(accident)
     assert not books.follow()
     assert [refused["model"] for refused in books.to_dict()["refused"]] == ["run"]
     shelves.add("step-2")
@@ -189,12 +195,7 @@ def test_a_checkpoint_that_met_an_accident_is_served_once_that_has_passed(accide
     ids=lambda failure: type(failure).__name__,
 )
 def test_a_checkpoint_that_does_not_fit_into_memory_is_loaded_once_and_a_newer_one_again(failure: Exception) -> None:
-    shelves = MovingRun()
-    shelves.add("step-1")
-    shelves.places["step-2"] = failure
-    books = library(shelves)
-    books.change(Wanted("run", follow_s=1.0))
-    shelves.best = "step-2"
+    shelves, books = about_to_meet(failure)
     assert [books.follow() for _ in range(3)] == [False] * 3
     assert shelves.opened == ["step-1", "step-2"]
     assert books.refusals["run"] == f"{type(failure).__name__}: {str(failure).partition(chr(10))[0]}"

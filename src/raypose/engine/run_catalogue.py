@@ -163,10 +163,8 @@ def _entry(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> Ru
 def _read(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> RunEntry:
     config = config_of_run(store)
     metric = config.checkpoint.best_metric
-    keys = (one.key for one in objects)
-    saved = CheckpointStore(store).saved(
-        [key.removeprefix(_CHECKPOINTS) for key in keys if key.startswith(_CHECKPOINTS)]
-    )
+    keys = [one.key.removeprefix(_CHECKPOINTS) for one in objects if one.key.startswith(_CHECKPOINTS)]
+    saved = CheckpointStore(store).saved(keys)
     best = next(iter(best_first(saved, metric)), None)
     return RunEntry(
         name=name,
