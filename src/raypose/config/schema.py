@@ -42,6 +42,11 @@ Place = Annotated[str, AfterValidator(_check_place)]
 """A local path or an `s3://bucket/prefix` URL, whose options are then checked."""
 
 
+def absolute_place(place: str, folder: Path) -> str:
+    """A path as it is meant in `folder`; a URL as it is."""
+    return place if "://" in place else str(folder.absolute() / Path(place).expanduser())
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(
         frozen=True,
@@ -383,8 +388,8 @@ class RunConfig(_Section):
     def located(self, folder: Path) -> RunConfig:
         """The same run with local paths made absolute: Ray's workers run in folders of their own."""
 
-        def absolute(path: str) -> str:
-            return path if "://" in path else str(folder.absolute() / Path(path).expanduser())
+        def absolute(place: str) -> str:
+            return absolute_place(place, folder)
 
         pretrained, cache_dir = self.model.pretrained, self.data.cache_dir
         if cache_dir and not cache_dir.startswith("~"):  # each node has a home of its own

@@ -10,7 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raypose.config.byte_size import ByteSize
 from raypose.config.load import check_as, load_as
-from raypose.config.schema import STRIDE, Fraction, Place, _Section
+from raypose.config.schema import STRIDE, Fraction, Place, _Section, absolute_place
 
 Seconds = Annotated[float, Field(gt=0.0, le=3600.0)]
 KeyHash = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
@@ -166,7 +166,7 @@ class ServeConfig(ModelsConfig):
         """The same with local paths made absolute: replicas run in folders of their own."""
 
         def absolute(place: str) -> str:
-            return place if "://" in place else str(folder.absolute() / Path(place).expanduser())
+            return absolute_place(place, folder)
 
         canary = self.canary and self.canary.model_copy(update={"model": absolute(self.canary.model)})
         drift = self.drift and self.drift.model_copy(update={"data": absolute(self.drift.data)})

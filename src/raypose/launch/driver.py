@@ -19,7 +19,7 @@ from raypose.config import RunConfig, dump_config
 from raypose.errors import ConfigError, RayposeError, TrainingError
 from raypose.launch.claim import Claim
 from raypose.launch.cluster import ray_cluster
-from raypose.launch.nodes import NodeWatch, alive_nodes, cpus_for_each
+from raypose.launch.nodes import NodeWatch, alive_nodes, cpus_for_each, uses_gpu
 from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.scratch import scratch_folder
@@ -205,8 +205,4 @@ def _wanted(config: RunConfig) -> str:
 
 
 def _uses_gpu(config: RunConfig) -> bool:
-    import ray
-
-    if config.scaling.device == "auto":
-        return bool(ray.cluster_resources().get("GPU", 0.0) > 0)
-    return config.scaling.device == "cuda"
+    return uses_gpu(alive_nodes(), config.scaling.device)

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from raypose.config.schema import Place
+from raypose.config.schema import Place, absolute_place
 
 Parameters = Mapping[str, Any]
 """Settings of a trial by their dotted keys, such as `train.lr0`."""
@@ -233,8 +233,7 @@ class SweepConfig(_Section):
         def absolute(value: Any) -> Any:
             if isinstance(value, list | tuple):
                 return type(value)(absolute(one) for one in value)
-            is_local = isinstance(value, str) and "://" not in value
-            return str(folder.absolute() / Path(value).expanduser()) if is_local else value
+            return absolute_place(value, folder) if isinstance(value, str) else value
 
         def at_places(key: str, domain: Domain) -> Domain:
             update: dict[str, Any] = {}

@@ -114,7 +114,8 @@ def load_coco(annotations: str | Path) -> tuple[dict[str, Any], str]:
 def _categories(raw: _Raw, where: str) -> tuple[list[_Raw], list[Any]]:
     """Categories by id without those that mean nothing here, as the group that Roboflow lists first; their names."""
     categories = sorted(raw["categories"], key=lambda category: _integer(category, "id", where))
-    used = [annotation.get("category_id") for annotation in raw["annotations"]]
+    ids = (annotation.get("category_id") for annotation in raw["annotations"])
+    used = {one for one in ids if isinstance(one, int | float)}  # what else stands there is refused with its place
     kept = [one for one in categories if one.get("keypoints") or one["id"] in used] or categories
     return kept, [one.get("name") for one in categories if one not in kept]
 
