@@ -30,15 +30,18 @@ class VirtualBatchNorm:
         self._counts = [layer.num_batches_tracked for layer in layers if layer.num_batches_tracked is not None]
         self._lanes = lanes
         self._world = world
-        self._start: list[torch.Tensor] = []
-        self._start_counts: list[torch.Tensor] = []
-        self._sums: list[torch.Tensor] = []
+        # Always the same memory, filled by one call for all layers: on a GPU each call costs a launch.
+        self._start = [torch.empty_like(buffer) for buffer in self._running]
+        self._start_counts = [torch.empty_like(count) for count in self._counts]
+        self._sums = [torch.empty_like(buffer) for buffer in self._running]
 
+    @torch.no_grad()
     def begin_step(self) -> None:
         """Remember where all virtual workers of this step start from."""
-        self._start = [buffer.clone() for buffer in self._running]
-        self._start_counts = [count.clone() for count in self._counts]
-        self._sums = [torch.zeros_like(buffer) for buffer in self._running]
+        if self._running:
+            torch._foreach_copy_(self._start, self._running)
+            torch._foreach_copy_(self._start_counts, self._counts)
+            torch._foreach_zero_(self._sums)
 
     @torch.no_grad()
     def after_micro_batch(self) -> None:

@@ -8,13 +8,17 @@ from typing import Literal
 
 import torch
 
+from raypose.engine.world import World
 from raypose.errors import ConfigError
 from raypose.model import multiplies_bfloat16
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """bfloat16 autocast or plain float32. Weights, gradients and optimizer are float32 in both."""
+    """bfloat16 autocast or float32. Weights, gradients and optimizer are float32 in both.
+
+    float32 is PyTorch's: GPUs that have TF32 multiply in it in convolutions.
+    """
 
     name: Literal["float32", "bfloat16"]
     device_type: str
@@ -30,6 +34,13 @@ class Precision:
                 " use auto or float32"
             )
         return cls("bfloat16" if native and wanted != "float32" else "float32", device_type)
+
+    @classmethod
+    def agreed(cls, wanted: str, world: World) -> Precision:
+        """What all workers compute in: on nodes of several kinds, `auto` is what the least of them can do."""
+        own = cls.choose(wanted, world.device)
+        names = world.gather(own.name)
+        return cls(world.from_leader("float32" if names and "float32" in names else "bfloat16"), own.device_type)
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context in which forward passes run."""

@@ -21,9 +21,13 @@ class HostMemory:
         self._kept: dict[str, Tensor] = {}
 
     def copy_of(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `tensors` hold now. The next call overwrites it."""
+        """What `tensors` hold now, all of it there. The next call overwrites it."""
         places = {name: self._place(name, tensor) for name, tensor in tensors.items()}
-        torch._foreach_copy_(list(places.values()), [tensor.detach() for tensor in tensors.values()])
+        # A GPU copies into pinned memory while the program goes on, so all copies are queued and waited for together.
+        for name, tensor in tensors.items():
+            places[name].copy_(tensor.detach(), non_blocking=True)
+        for device in {tensor.device for tensor in tensors.values() if tensor.is_cuda}:
+            torch.cuda.current_stream(device).record_event().synchronize()
         return places
 
     def _place(self, name: str, tensor: Tensor) -> Tensor:

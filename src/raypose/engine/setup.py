@@ -111,7 +111,7 @@ class Parts:
             conf=val.conf,
             iou=val.iou,
             max_det=val.max_det,
-            precision=self.config.train.precision,
+            precision=self.train_step.precision.name,
         )
 
 
@@ -199,7 +199,7 @@ def _train_step(config: RunConfig, world: World, plan: Plan, model: nn.Module, c
             total_steps=total_steps,
             warmup_bias_lr=choice.warmup_bias_lr,
         ),
-        precision=Precision.choose(config.train.precision, world.device),
+        precision=Precision.agreed(config.train.precision, world),
         train=config.train,
         lanes=config.scaling.lanes,
         world=world,
@@ -227,6 +227,9 @@ def make_deterministic(seed: int, *, enabled: bool) -> None:
     # Asked for again on every start, because a worker process may serve several runs.
     # This tells PyTorch alone: `use_deterministic_algorithms` would import the compiler to tell it, too.
     torch.set_deterministic_debug_mode("warn" if enabled else "default")
+    if enabled:
+        # cuBLAS reads it when it is first used. Else it may choose another algorithm while another stream is busy.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     # With them come NaNs in all new memory, for code that reads what it has not written: a tenth of a step on a CPU.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     torch.backends.cudnn.benchmark = not enabled

@@ -122,8 +122,10 @@ class TrainStep:
         losses: list[torch.Tensor] = []
         for index, targets in enumerate(micro_batches):
             is_last = index == len(micro_batches) - 1
-            with self._gradients.travelling() if is_last else contextlib.nullcontext(), self.precision.autocast():
+            with self.precision.autocast():
                 loss, terms = compute_loss(self._forward, targets)
+            # Layers go back in the precision they went forward in; under autocast the loss would go back in bfloat16.
+            with self._gradients.travelling() if is_last else contextlib.nullcontext():
                 torch.autograd.backward(loss)
             losses.append(terms)
             self._statistics.after_micro_batch()
@@ -131,8 +133,9 @@ class TrainStep:
 
     def _back_propagate_together(self, micro_batches: Sequence[dict[str, torch.Tensor]]) -> list[torch.Tensor]:
         """All in one pass: layers see the whole part of the global batch that is this worker's."""
-        with self._gradients.travelling(), self.precision.autocast():
+        with self.precision.autocast():
             losses = compute_joint_losses(self._forward, micro_batches)
+        with self._gradients.travelling():
             torch.autograd.backward(torch.stack([loss for loss, _ in losses]).sum())
         self._statistics.after_micro_batch()
         return [terms for _, terms in losses]
