@@ -19,7 +19,7 @@ from raypose.checkpoint import config_of_run, local_model, locate_model, run_of,
 from raypose.checkpoint.locate import CONFIG
 from raypose.config import RunConfig, ValConfig, load_config, parse_config
 from raypose.errors import CheckpointError, ConfigError
-from raypose.storage import ObjectStore, is_remote, open_parent, open_store
+from raypose.storage import ObjectStore, is_remote, open_parent, open_store, require_writable
 
 if TYPE_CHECKING:
     from raypose.batch import OutputFormat, PredictSummary, Progress, VideoFormat
@@ -186,6 +186,9 @@ def validate(
     # Workers may have GPUs that this process has not.
     predictor = (candidate if workers is None else replace(candidate, device="auto")).open()
     _require_same_keypoints(model, predictor, shards)
+    report = None if out is None else open_store(str(out))
+    if report is not None:
+        require_writable(report, "out")
     judge = Judge.of(val) if protocol is None else replace(Judge.of(val), protocol=protocol)
     results = []
     for result in predict_set(candidate, predictor, shards, batch=batch or val.batch, workers=workers):
@@ -193,8 +196,8 @@ def validate(
         if progress is not None:
             progress(len(results), len(shards))
     evaluation = judge.measure(results, shards.skeleton, shards.class_names)
-    if out is not None:
-        _publish_validation(open_store(str(out)), model, evaluation, predictor, shards)
+    if report is not None:
+        _publish_validation(report, model, evaluation, predictor, shards)
     return evaluation
 
 

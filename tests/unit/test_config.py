@@ -112,6 +112,14 @@ def test_an_unknown_key_suggests_the_near_one(override: str, suggestion: str) ->
         ("train.lr0=.nan", "train.lr0: must be a finite number, found nan"),
         ("telemetry.tensorboard=1", "telemetry.tensorboard: must be a valid boolean, found 1"),
         ("name=../up", "name: must match pattern"),
+        (
+            "train.class_weights={no: 2}",
+            "train.class_weights.False: must be a valid string, found False; YAML takes digits for a number, and words"
+            " such as no for true, false or nothing: put it in quotes",
+        ),
+        ("train.class_weights={01: 2}", "train.class_weights.1: must be a valid string, found 1; YAML takes digits"),
+        ("train.class_weights={~: 2}", "train.class_weights.None: must be a valid string, found None; YAML takes"),
+        ("name=2026", "name: must be a valid string, found 2026; YAML takes digits"),
     ],
 )
 def test_a_wrong_value_is_one_line_that_says_what_is_allowed(override: str, rule: str) -> None:

@@ -74,9 +74,24 @@ def test_a_module_that_does_not_load_is_a_failure_with_advice() -> None:
 def test_a_ray_address_that_answers_is_fine_and_one_that_does_not_fails() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = f"127.0.0.1:{server.getsockname()[1]}"
-        assert check_ray_address(address).status == "ok"
         assert check_ray_address(f"ray://{address}").status == "ok"
-    assert check_ray_address(address).status == "fail"
+    finding = check_ray_address(address)
+    assert finding.status == "fail"
+    assert f"no Ray cluster answers at {address}" in finding.found
+    assert finding.advice == "start one there, correct or unset it"
+
+
+def test_a_cluster_that_a_run_on_this_machine_could_not_join_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("raypose.launch.cluster._is_node", lambda: False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        finding = check_ray_address(f"127.0.0.1:{server.getsockname()[1]}")
+    assert finding.status == "fail"
+    assert "none of the cluster's nodes" in finding.found
+    assert "raypose submit" in finding.advice
+
+
+def test_without_a_cluster_runs_start_a_ray_of_their_own() -> None:
+    assert check_ray_address(None).status == "ok"
 
 
 @pytest.mark.parametrize("address", ["cluster", "cluster:", ":6379", "cluster:port", "127.0.0.1:99999999"])
@@ -102,6 +117,14 @@ def test_little_memory_is_a_warning() -> None:
 def test_a_folder_that_does_not_exist_yet_is_writable_if_its_parent_is(tmp_path: Path) -> None:
     assert check_writable("storage", tmp_path / "not" / "yet").status == "ok"
     assert not (tmp_path / "not").exists(), "looking must not create anything"
+
+
+def test_a_home_folder_is_looked_at_where_runs_would_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (storage,) = (finding for finding in examine("~/runs") if finding.name == "storage")
+    assert storage.found == f"{tmp_path}/runs can be made"
 
 
 def test_a_file_in_the_way_of_the_storage_folder_fails(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ import pytest
 
 from raypose.errors import ConfigError, TrainingError
 from raypose.launch import cluster
-from raypose.launch.cluster import ray_cluster, require_answer
+from raypose.launch.cluster import cluster_address, ray_cluster, require_answer
 from raypose.submit import job
 from raypose.submit.job import Cluster
 from tests.ports import free_port
@@ -43,9 +44,21 @@ def test_what_is_no_address_is_refused(address: str) -> None:
         require_answer(address)
 
 
-@pytest.mark.parametrize("address", ["auto", "local"])
-def test_what_ray_looks_for_itself_is_left_to_it(address: str) -> None:
-    require_answer(address)
+def test_what_ray_looks_for_itself_is_left_to_it() -> None:
+    require_answer("auto")
+
+
+@pytest.mark.parametrize("address", ["", "local"])
+def test_words_that_name_no_cluster_stand_for_a_ray_of_this_machine(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert cluster_address() is None
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # so that it is put back after the test
+        monkeypatch.delenv(name)
+    cluster._prepare_environment()
+    assert len(os.environ["RAY_AUTH_TOKEN"]) == 64, "it has a secret of its own"
 
 
 def test_a_machine_that_is_no_node_of_the_cluster_hears_how_to_reach_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,6 +67,12 @@ def test_a_machine_that_is_no_node_of_the_cluster_hears_how_to_reach_it(monkeypa
         with pytest.raises(TrainingError, match=r"none of the cluster's nodes.*raypose submit.*ray://host:10001"):
             require_answer(address)
         require_answer(f"ray://{address}")  # made for such machines
+
+
+@pytest.mark.parametrize("address", ["head:8265", "head", "ray://head:10001"])
+def test_what_is_no_url_of_a_dashboard_is_refused(address: str) -> None:
+    with pytest.raises(ConfigError, match=f"{address}: expected the URL of a Ray dashboard, such as http://"):
+        Cluster(address).submit(["runs", "list"], ())
 
 
 def test_a_dashboard_that_says_nothing_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,25 @@ def test_a_cluster_that_is_lost_before_its_log_is_followed_is_one_line(monkeypat
         Cluster("http://head:8265").follow("x", print, print)
 
 
+class Unstoppable:
+    """A cluster whose job is followed until Ctrl-C, and which cannot stop it."""
+
+    def get_job_info(self, _: str) -> None: ...
+
+    async def tail_job_logs(self, _: str) -> AsyncIterator[str]:
+        raise KeyboardInterrupt
+        yield
+
+    def stop_job(self, _: str) -> None:
+        raise RuntimeError("Request failed with status code 500: the agent is gone.")
+
+
+def test_a_job_that_cannot_be_stopped_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job, "_connect", lambda address: Unstoppable())
+    with pytest.raises(TrainingError, match=r"cannot talk to the cluster: .*the agent is gone"):
+        Cluster("http://head:8265").follow("x", print, print)
+
+
 def test_commands_about_this_machine_are_not_for_a_cluster() -> None:
     for words in (["config", "check", "run.yaml"], ["serve", "serve.yaml"]):
         refusal = CliRunner().invoke(app, ["submit", *words]).exception
@@ -193,6 +213,25 @@ def test_other_commands_travel_with_what_is_included(here: Path, folder: Path) -
     words = ["predict", "s3://poses/images", "--model", "s3://poses/runs/a"]
     assert pack(words, [Path("holiday.jpg")], here, folder) == words
     assert names(folder) == {"holiday.jpg"}
+
+
+def test_an_included_file_does_not_take_the_place_of_the_configuration(here: Path, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"--include run\.yaml: .*leave yours out"):
+        pack(["train", "run.yaml", "train.epochs=7"], [Path("run.yaml")], here, folder)
+
+
+def test_two_included_files_of_one_name_are_refused(here: Path, folder: Path) -> None:
+    (here / "other").mkdir()
+    (here / "other/holiday.jpg").touch()
+    with pytest.raises(ConfigError, match=r"a second holiday\.jpg"):
+        pack(["runs", "list"], [Path("holiday.jpg"), Path("other/holiday.jpg")], here, folder)
+
+
+def test_code_may_be_included_that_the_run_names_anyway(here: Path, folder: Path) -> None:
+    (here / "announce.py").write_text("def announce(event): ...\n")
+    (here / "run.yaml").write_text(RUN + "telemetry: {callbacks: [{use: 'announce:announce'}]}\n")
+    pack(["train", "run.yaml"], [Path("announce.py")], here, folder)
+    assert names(folder) == {"run.yaml", "announce.py"}
 
 
 @pytest.mark.parametrize("key", ["storage", "data.train", "data.val", "model.pretrained"])

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import shutil
-import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from rich.markup import escape
 
 from raypose.data.cache import cache_folder
 from raypose.errors import RayposeError
+from raypose.launch.cluster import cluster_address, require_answer
 from raypose.storage import is_remote, open_store, require_writable
 
 Status = Literal["ok", "warn", "fail"]
@@ -32,7 +32,6 @@ SHARED_MEMORY_WANTED_BYTES = GIB
 MEMORY_WANTED_BYTES = 4 * GIB
 DISK_WANTED_BYTES = 5 * GIB
 DISK_NEEDED_BYTES = GIB // 2
-CONNECT_TIMEOUT_S = 2.0
 
 SHOWN_PACKAGES = ("torch", "torchvision", "ultralytics", "ray", "numpy", "opencv-python", "pydantic")
 BFLOAT16_FLAGS = ("avx512_bf16", "amx_bf16")
@@ -71,8 +70,10 @@ def examine(storage: str) -> Iterator[Finding]:
     yield check_import(
         "cv2", "install libgl1 and libglib2.0-0, or opencv-python-headless; `make setup` does the latter"
     )
-    yield check_import("ray", "install the pinned version with `make setup`")
-    yield check_ray_address(os.environ.get("RAY_ADDRESS", ""))
+    ray_loads = check_import("ray", "install the pinned version with `make setup`")
+    yield ray_loads
+    if ray_loads.status == "ok":
+        yield check_ray_address(cluster_address())
     yield check_cpu(_read_text(Path("/proc/cpuinfo")), available_cores())
     yield check_memory(available_memory_bytes())
     torch_loads = check_import("torch", "install the pinned version with `make setup`")
@@ -83,8 +84,9 @@ def examine(storage: str) -> Iterator[Finding]:
     if is_remote(storage):
         yield check_bucket(storage)
     else:
-        yield check_writable("storage", Path(storage))
-        yield check_disk("disk", Path(storage))
+        folder = Path(storage).expanduser()
+        yield check_writable("storage", folder)
+        yield check_disk("disk", folder)
     yield check_writable("temporary files", Path(tempfile.gettempdir()))
     shards = cache_folder()
     yield check_writable("shard cache", shards)
@@ -119,23 +121,17 @@ def check_import(module: str, advice: str) -> Finding:
     return Finding(module, "ok", f"import {module} works")
 
 
-def check_ray_address(address: str) -> Finding:
-    """Whether the cluster that RAY_ADDRESS names answers; without one, training starts a local Ray."""
+def check_ray_address(address: str | None) -> Finding:
+    """Whether a run would reach the cluster that RAY_ADDRESS names; without one, it starts a local Ray."""
     name = "RAY_ADDRESS"
-    if not address:
-        return Finding(name, "ok", "not set: runs start a local Ray")
-    if address in ("auto", "local"):
-        return Finding(name, "ok", address)
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if not host or not port.isdecimal():
-        return Finding(name, "fail", address, "expected host:port, such as 10.0.0.5:6379; set it so or unset it")
+    if address is None:
+        return Finding(name, "ok", "names no cluster: runs start a local Ray")
     try:
-        socket.create_connection((host, int(port)), timeout=CONNECT_TIMEOUT_S).close()
-    except (OSError, OverflowError) as error:
-        return Finding(
-            name, "fail", f"{address}: {error}", "start the cluster there, correct the address, or unset RAY_ADDRESS"
-        )
-    return Finding(name, "ok", f"{address} answers")
+        require_answer(address)
+    except RayposeError as error:
+        found, _, advice = str(error).removeprefix(f"{name}: ").rpartition("; ")  # errors end with the next step
+        return Finding(name, "fail", found, advice)
+    return Finding(name, "ok", address if address == "auto" else f"{address} answers")
 
 
 def check_cpu(cpuinfo: str, cores: int) -> Finding:
@@ -262,7 +258,8 @@ def _installed_version(package: str) -> str | None:
 
 
 def _nearest_existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    # Path.exists raises below a folder that one may not look into.
+    return next(path for path in (folder, *folder.absolute().parents) if os.path.exists(path))  # noqa: PTH110
 
 
 def _read_text(path: Path) -> str:

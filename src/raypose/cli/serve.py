@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
+"""How one begins; an `s3://` URL with options has an equals sign, too."""
 
 
 def serve(
@@ -22,9 +28,7 @@ def serve(
     from raypose.errors import RayposeError
     from raypose.serve.local import serving, wait_for_end
 
-    given = {"model": model if model and "=" not in model else None, "http.port": port, "http.host": host}
-    first = [model] if model and "=" in model else []
-    settings = (*first, *(overrides or ()), *(f"{key}={value}" for key, value in given.items() if value is not None))
+    settings = settings_of([model, *(overrides or ())] if model else (), port=port, host=host)
 
     def read() -> ServeConfig:
         return load_serve_config(config, settings)
@@ -41,3 +45,12 @@ def serve(
         typer.echo(f"serving at {running.url}  ·  page /  ·  API /docs  ·  metrics /metrics  ·  Ctrl-C ends it")
         wait_for_end(reload)
         typer.echo("draining …")
+
+
+def settings_of(words: Sequence[str], *, port: int | None, host: str | None) -> tuple[str, ...]:
+    """What stands on the command line, as overrides of the file: the first word may name the model."""
+    names_model = bool(words) and not _OVERRIDE.match(words[0])
+    given = {"model": words[0] if names_model else None, "http.port": port, "http.host": host}
+    # As JSON, which is YAML: a model that is called 2024 is no number.
+    values = (f"{key}={json.dumps(value)}" for key, value in given.items() if value is not None)
+    return (*(words[1:] if names_model else words), *values)

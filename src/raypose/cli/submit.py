@@ -47,6 +47,8 @@ def submit(
     words = list(command or ())
     if (follow is None) == (not words):
         raise ConfigError("submit: name a command such as 'train run.yaml', or --follow JOB")
+    if follow is not None and (include or name is not None or not wait):
+        raise ConfigError("submit: --include, --name and --no-wait are for a new job; leave them out with --follow")
     if follow is None:
         runs_here = words[0] in ("submit", "serve", "config")
         root = context.find_root().command
@@ -56,7 +58,7 @@ def submit(
     cluster = Cluster(address)
     job = follow or cluster.submit(words, include or (), name)
     typer.echo(f"job {job}  {cluster.link(job)}", err=True)
-    if wait or follow:
+    if wait:
         cluster.follow(job, _print, lambda text: typer.echo(text, err=True))
 
 

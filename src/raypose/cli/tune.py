@@ -48,8 +48,11 @@ def tune(
         )
     if trial is not None and best is None:
         raise ConfigError("tune: --trial goes with --best SWEEP")
-    if check and sweep_file is None:
-        raise ConfigError("tune: --check goes with a sweep file")
+    for option, is_given in (("--check", check), ("--continue", or_continue)):
+        if is_given and sweep_file is None:
+            raise ConfigError(f"tune: {option} goes with a sweep file")
+    if check and or_continue:
+        raise ConfigError("tune: --check starts nothing; leave out --continue, or --check")
     if status is not None:
         from raypose.tune.run import status as status_of
 

@@ -55,6 +55,8 @@ def val(
         metrics: dict[str, float | None] = {**api.validate_files(predictions, annotations, protocol=protocol or "coco")}
     elif model is None:
         raise ConfigError("val: name a run, a checkpoint or a model file")
+    elif data is not None and "split" in _given(context):
+        raise ConfigError("val: --split chooses among the data of the run; leave it out with --data")
     else:
         with _shown_progress() as progress:
             evaluation = api.validate(
@@ -83,12 +85,14 @@ def val(
 
 def _refuse_settings_of_models(context: typer.Context) -> None:
     """Raise ConfigError for options that say how to predict, where predictions are there already."""
-    given = (
-        name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"
-    )
-    odd = [name for name in given if name not in ("predictions", "annotations", "protocol", "as_json")]
+    odd = [name for name in _given(context) if name not in ("predictions", "annotations", "protocol", "as_json")]
     if odd:
         raise ConfigError(f"val: --{odd[0]} is for models; with --predictions there are --protocol and --json")
+
+
+def _given(context: typer.Context) -> list[str]:
+    """The parameters that stand on the command line."""
+    return [name for name in context.params if getattr(context.get_parameter_source(name), "name", "") == "COMMANDLINE"]
 
 
 def _print(metrics: Mapping[str, float | None], out: str | None) -> None:

@@ -25,6 +25,9 @@ MAX_DEPTH = 2
 """Levels of keys that are followed to name file and line; one more than the schema has."""
 
 
+_QUOTE = "; YAML takes digits for a number, and words such as no for true, false or nothing: put it in quotes"
+
+
 class _Loader(yaml.SafeLoader):
     """PyYAML's safe loader, except that `1e-3` is a number, as YAML 1.2 has it, and that no word is a date."""
 
@@ -165,8 +168,8 @@ def _collect_places(node: yaml.MappingNode, prefix: KeyPath, name: str, source: 
 
 def _apply_override(source: _Source, override: str) -> None:
     place = f"override {hide_secrets(override)!r}"
-    dotted, separator, text = override.partition("=")
-    keys = tuple(dotted.split("."))
+    key_path, separator, text = override.partition("=")
+    keys = tuple(key_path.split("."))
     if not separator or not all(keys):
         source.problems.append(f"{place}: expected key.sub=value, such as train.epochs=2")
         return
@@ -220,12 +223,15 @@ def _explain(key: KeyPath, details: Sequence[Mapping[str, Any]], schema: type[Ba
             return f"must be a section with keys of its own, found {value!r}"
     rules = [re.sub(r"^\w+ should ", "", detail["msg"]) for detail in deepest]
     rule = " or ".join(rules).replace(" or be ", " or ").replace("a valid tuple", "a list")
-    return f"must {rule}, found {value!r}"
+    is_unquoted = kind == "string_type" and (_is_map_key(deepest[0]) or isinstance(value, bool | int | float))
+    return f"must {rule}, found {value!r}{_QUOTE if is_unquoted else ''}"
 
 
 def _key_of(detail: Mapping[str, Any], schema: type[BaseModel]) -> KeyPath:
     """The configuration key, without the names of union members and the indices that pydantic appends."""
     location = tuple(str(part) for part in detail["loc"])
+    if _is_map_key(detail):
+        location = (*location[:-2], str(detail["input"]))  # pydantic calls a key False 0
     section: Any = schema
     for depth, key in enumerate(location):
         if get_origin(section) is dict:
@@ -236,6 +242,11 @@ def _key_of(detail: Mapping[str, Any], schema: type[BaseModel]) -> KeyPath:
             return location[: depth + 1]
         section = _kind_of(section.model_fields[key])
     return location
+
+
+def _is_map_key(detail: Mapping[str, Any]) -> bool:
+    """Whether not a value is wrong, but the key of a mapping, such as the name of a class."""
+    return bool(detail["loc"]) and detail["loc"][-1] == "[key]"
 
 
 def _required(key: KeyPath, schema: type[BaseModel]) -> list[str]:

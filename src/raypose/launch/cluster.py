@@ -44,10 +44,10 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         yield
         return
     logging.getLogger("ray").setLevel(logging.WARNING)
-    address = os.environ.get("RAY_ADDRESS")
-    if address:
+    address = cluster_address()
+    if address is not None:
         require_answer(address)
-    started_here = {} if address else {"num_cpus": local_cpus, "include_dashboard": False}
+    started_here = {} if address is not None else {"num_cpus": local_cpus, "include_dashboard": False}
     try:
         ray.init(
             address=address or "local",
@@ -57,7 +57,7 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         )
     except Exception as error:  # Ray raises plain exceptions here
         raise TrainingError(_no_ray(address, error)) from error
-    is_alone = not address and _WATCHES_NODES not in os.environ
+    is_alone = address is None and _WATCHES_NODES not in os.environ
     if is_alone:
         # Nobody gives notice of the only node there is, and the process that listens takes seconds to start.
         os.environ[_WATCHES_NODES] = "0"
@@ -69,12 +69,18 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
             del os.environ[_WATCHES_NODES]
 
 
+def cluster_address() -> str | None:
+    """The cluster that RAY_ADDRESS names; None where it names none, and a Ray of this machine is to be started."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    return None if address in ("", "local") else address
+
+
 def require_answer(address: str) -> None:
     """Raise TrainingError within seconds where Ray would try for minutes, and say nothing meanwhile.
 
     ConfigError where `address` is none.
     """
-    if address in ("auto", "local"):
+    if address == "auto":
         return
     host, _, port = address.removeprefix(_CLIENT).rpartition(":")
     if not host or not port.isdecimal():
@@ -129,6 +135,6 @@ def _no_ray(address: str | None, error: Exception) -> str:
 def _prepare_environment() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-    if "RAY_ADDRESS" not in os.environ and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
+    if cluster_address() is None and os.environ.setdefault("RAY_AUTH_MODE", "token") == "token":
         # A secret of this run only. Without one Ray writes one into the home directory, and says so.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))

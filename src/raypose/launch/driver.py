@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
+import math
 import os
 import signal
 import threading
@@ -27,6 +28,7 @@ from raypose.telemetry import Reporter, WorkersFailed
 from raypose.telemetry.listeners import reporting
 
 _POLL_S = 0.3
+_STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def train(
@@ -47,11 +49,11 @@ def train(
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
-    with reporting(config, store, report) as tell:
+    with reporting(config, store, report) as tell, ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
+        # Once there is a cluster: where none answers, no run has begun whose name would be taken then.
         if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
             raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
-        with ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
-            _fit(config, store, tell, records, should_stop, until_epoch)
+        _fit(config, store, tell, records, should_stop, until_epoch)
     return dict(json.loads(store.read("summary.json")))
 
 
@@ -71,7 +73,7 @@ def _fit(
 
     # Beside the driver, without which there is no run, and not on a node that may be lost.
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote(_wanted(config))
+    monitor = ray.remote(num_cpus=0, scheduling_strategy=here)(RunMonitor).remote(store.url, _wanted(config))
     launch = Claim.take(store).launch
     for attempt in itertools.count():
         trainer = _trainer(config, launch, monitor, str(records / str(attempt)), until_epoch)
@@ -131,7 +133,7 @@ def _watch(
 ) -> BaseException | None:
     """Run `fit` to its end while events flow to `report`; a first Ctrl-C or SIGTERM asks the workers to save and stop.
 
-    So does `should_stop`.
+    So does `should_stop`. While it waits for workers, either ends it at once: `fit` is left to itself then.
 
     Returns what `fit` raised. Fits in a thread of its own, because Ray would otherwise take Ctrl-C for itself.
     """
@@ -149,7 +151,7 @@ def _watch(
     # A daemon, so that a second Ctrl-C does not have to wait for it.
     threading.Thread(target=fit_and_tell, name="raypose-fit", daemon=True).start()
     with _stop_signals(monitor):
-        while not fitting.done():
+        while not (fitting.done() or ray.get(monitor.is_given_up.remote())):
             for event in ray.get(monitor.drain.remote()):
                 report(event)
             if should_stop():
@@ -158,7 +160,7 @@ def _watch(
             wait([fitting], timeout=_POLL_S)
         for event in ray.get(monitor.drain.remote()):
             report(event)
-        return fitting.exception()
+        return fitting.exception() if fitting.done() else None
 
 
 @contextlib.contextmanager
@@ -169,12 +171,12 @@ def _stop_signals(monitor: Any) -> Iterator[None]:
         return
 
     def request_stop(number: int, _: FrameType | None) -> None:
-        for each in before:
+        for each in _STOP_SIGNALS:
             signal.signal(each, signal.default_int_handler)
         monitor.request_stop.remote()
 
     # Installed after ray.init, which puts handlers of its own in place.
-    before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, request_stop) for number in _STOP_SIGNALS}
     try:
         yield
     finally:
@@ -190,7 +192,7 @@ def _worker_numbers(config: RunConfig) -> int | tuple[int, int]:
 def _local_cpus(config: RunConfig) -> int:
     """Ray's own Ray may count more CPUs than there are: a small machine can still be asked for many workers."""
     per_worker = config.scaling.cpus_per_worker or 1.0
-    return max(os.cpu_count() or 1, int(config.scaling.max_workers * per_worker))
+    return max(os.cpu_count() or 1, math.ceil(config.scaling.max_workers * per_worker))
 
 
 def _resources(config: RunConfig) -> dict[str, float]:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import secrets
+import shlex
 import shutil
 import socket
 import subprocess
@@ -67,11 +68,14 @@ class LocalCluster:
 
 def up(folder: Path, *, nodes: int, cpus: float) -> LocalCluster:
     """Start so many nodes of `cpus` logical CPUs each, below `folder`, and wait until all are there."""
-    if (folder / STATE_FILE).exists():
-        raise ConfigError(f"{folder}: a cluster was started there; end it with: raypose cluster down --folder {folder}")
+    if os.path.exists(folder / STATE_FILE):  # noqa: PTH110 - Path.exists raises in a folder of somebody else
+        raise ConfigError(
+            f"{folder}: a cluster was started there; end it with: raypose cluster down --folder"
+            f" {shlex.quote(str(folder))}"
+        )
     if len(str(folder.absolute())) > 40:
         raise ConfigError(f"{folder}: too long a path for Ray's sockets; choose one of up to 40 characters")
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _make(folder)
     gcs, dashboard, client = _free_ports(3)
     address, token = f"{_HOST}:{gcs}", secrets.token_hex(32)
     head = [
@@ -109,7 +113,19 @@ def load(folder: Path) -> LocalCluster:
         values = json.loads((folder / STATE_FILE).read_text())
     except FileNotFoundError:
         raise ConfigError(f"{folder}: no cluster was started there; start one with: raypose cluster up") from None
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be read: {error.strerror}; name your own with --folder") from error
     return LocalCluster(**{**values, "nodes": tuple(NodeProcess(**node) for node in values["nodes"])})
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        owner = folder.stat().st_uid
+    except OSError as error:
+        raise ConfigError(f"{folder}: cannot be made: {error.strerror}; choose another with --folder") from error
+    if owner != os.getuid():  # who could read the token, and put files of theirs in its place
+        raise ConfigError(f"{folder}: belongs to another user; choose another with --folder")
 
 
 def _remember(folder: Path, cluster: LocalCluster) -> None:
@@ -200,8 +216,9 @@ def _end(node: NodeProcess) -> None:
     process = node.find()
     if process is None:
         return
-    family = [process, *process.children(recursive=True)]
+    family = [process]
     with contextlib.suppress(psutil.NoSuchProcess):
+        family += process.children(recursive=True)
         process.terminate()  # `ray start --block` then ends what it has started
     _, left = psutil.wait_procs(family, timeout=_STOP_S)
     for one in left:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 
-from raypose.errors import RayposeError
+from raypose.errors import RayposeError, RunInterruptedError
 from raypose.launch.heartbeat import SILENT_AFTER_S, Beat, Heartbeats
 from raypose.telemetry import Event, Notice, WorkersFailed
 
@@ -14,10 +15,12 @@ SLOW_START_S = 60.0
 class RunMonitor:
     """Keeps events until the driver collects them, and what one side must tell the other. Lives as a Ray actor."""
 
-    def __init__(self, wanted: str) -> None:
-        """`wanted` says how many workers there are to be, and what each of them takes."""
+    def __init__(self, run: str, wanted: str) -> None:
+        """`run` is where it lies, `wanted` says how many workers there are to be, and what each of them takes."""
+        self._run = run
         self._wanted = wanted
         self._waits_since_s: float | None = time.monotonic()
+        self._waiting_was_told = False
         self._events: list[Event] = []
         self._outcome: RayposeError | None = None
         self._stop_requested = False
@@ -33,6 +36,7 @@ class RunMonitor:
     def move(self) -> None:
         """Worker: all of them have saved, and end, because some of their nodes will soon be gone."""
         self._moves = True
+        self._wait()
 
     def moves(self) -> bool:
         """Driver: whether the workers have ended only to go on elsewhere."""
@@ -42,15 +46,18 @@ class RunMonitor:
         """Worker: something happened."""
         self._events.append(event)
         if isinstance(event, WorkersFailed):
-            self._waits_since_s = time.monotonic()
+            self._wait()
+            if event.cause == "worker_lost":  # NCCL ends a process that has waited in vain before it could say for whom
+                self._events.append(Notice(f"where the workers were last heard of: {self.standing()}"))
 
     def drain(self) -> list[Event]:
         """Driver: what happened since the last call; that a worker has fallen silent, or that none starts, too."""
         events, self._events = self._events, []
         silent = self._heartbeats.newly_silent(time.monotonic())
         events += [Notice(f"not heard of for {SILENT_AFTER_S:.0f} s: {beat}") for beat in silent]
-        if self._waits_since_s is not None and time.monotonic() - self._waits_since_s > SLOW_START_S:
-            self._waits_since_s = None  # said once
+        waits_since_s = self._waits_since_s
+        if waits_since_s is not None and not self._waiting_was_told and time.monotonic() - waits_since_s > SLOW_START_S:
+            self._waiting_was_told = True
             events.append(
                 Notice(
                     f"no worker has started for {SLOW_START_S:.0f} s: {self._wanted}; the run waits for nodes that have"
@@ -80,9 +87,28 @@ class RunMonitor:
         return self._heartbeats.standing(time.monotonic())
 
     def request_stop(self) -> None:
-        """Driver: save and stop at the next opportunity."""
+        """Driver: save and stop at the next opportunity; at once where no worker is there to save anything."""
         self._stop_requested = True
+        self._give_up_waiting()
+
+    def is_given_up(self) -> bool:
+        """Driver: whether the run was to stop while it waited for workers: nobody needs to wait for them any more."""
+        return self._stop_requested and self._waits_since_s is not None
 
     def stop_requested(self) -> bool:
         """Worker: whether somebody wants the run to stop."""
         return self._stop_requested
+
+    def _wait(self) -> None:
+        self._waits_since_s = time.monotonic()
+        self._waiting_was_told = False
+        self._give_up_waiting()
+
+    def _give_up_waiting(self) -> None:
+        if self.is_given_up():  # workers that start all the same are told so when they begin
+            self.end(
+                RunInterruptedError(
+                    f"{self._run}: stopped while it waited for workers; continue with: raypose train --resume"
+                    f" {shlex.quote(self._run)}"
+                )
+            )

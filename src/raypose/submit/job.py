@@ -45,11 +45,11 @@ class JobFailedError(RayposeError):
 class Cluster:
     """The jobs of one cluster, to which the first call connects.
 
-    Raises ConfigError where it refuses the token, TrainingError where it does not answer.
+    Raises ConfigError where `address` is none or the token is refused, TrainingError where nobody answers.
     """
 
     def __init__(self, address: str | None) -> None:
-        self.address = address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS
+        self.address = (address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS).rstrip("/")
 
     @cached_property
     def _client(self) -> JobSubmissionClient:
@@ -81,7 +81,7 @@ class Cluster:
             except RuntimeError as error:
                 raise self._refusal(error, name) from error
 
-    def _no_answer(self, error: OSError) -> TrainingError:
+    def _no_answer(self, error: OSError | RuntimeError) -> TrainingError:
         return TrainingError(
             f"{self.address}: cannot talk to the cluster: {_last_line(error)}; try again, and see by"
             " 'ray job list' whether it has the job"
@@ -113,7 +113,7 @@ class Cluster:
             try:
                 self._client.stop_job(job)
                 details = log.follow()
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 raise self._no_answer(error) from error
             except KeyboardInterrupt:
                 again = f"raypose submit --follow {shlex.quote(job)}"
@@ -130,9 +130,15 @@ class Cluster:
 
 
 def _require_answer(address: str) -> None:
-    """Raise TrainingError within seconds where nobody answers: Ray's client would wait without end."""
+    """Raise TrainingError within seconds where nobody answers: Ray's client would wait without end.
+
+    ConfigError where `address` is no URL, which that client would take for something else.
+    """
     if not address.startswith(("http://", "https://")):
-        return
+        raise ConfigError(
+            f"{address}: expected the URL of a Ray dashboard, such as {DEFAULT_ADDRESS}; name it with --address or"
+            " RAY_API_SERVER_ADDRESS"
+        )
     try:
         urllib.request.urlopen(f"{address}/api/version", timeout=_ANSWER_S).close()
     except urllib.error.HTTPError:

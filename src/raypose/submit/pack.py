@@ -27,12 +27,12 @@ def pack(words: Sequence[str], include: Iterable[Path], here: Path, folder: Path
     Everything that is wrong with the configuration is raised now, as ConfigError, and not by the job.
     """
     packed = list(words)
+    for path in include:
+        _copy(path if path.is_absolute() else here / path, folder)
     if words and words[0] in _RUN_COMMANDS:
         packed = [words[0], *_pack_run(words[0], list(words[1:]), here, folder)]
     elif words and words[0] == "tune":
         packed = ["tune", *_pack_sweep(list(words[1:]), here, folder)]
-    for path in include:
-        _copy(path if path.is_absolute() else here / path, folder)
     return packed
 
 
@@ -47,7 +47,7 @@ def _pack_run(command: str, words: list[str], here: Path, folder: Path) -> list[
     if command == "train":  # the others write no run
         _require_shared(config.storage, "storage")
     _require_shared_inputs(config)
-    (folder / RUN_FILE).write_text(dump_config(config), encoding="utf-8")
+    _write(folder / RUN_FILE, dump_config(config))
     _copy_own_code(config, here, folder)
     return [RUN_FILE, *(word for word in words if word not in (*files, *settings))]
 
@@ -68,8 +68,8 @@ def _pack_sweep(words: list[str], here: Path, folder: Path) -> list[str]:
         _require_shared(place, "warm_start")
     _require_shared_inputs(trial)
     values = config.model_dump(mode="json", exclude_unset=True)
-    (folder / SWEEP_FILE).write_text(yaml.safe_dump({**values, "base": BASE_FILE}, sort_keys=False), encoding="utf-8")
-    (folder / BASE_FILE).write_text(dump_config(base), encoding="utf-8")
+    _write(folder / SWEEP_FILE, yaml.safe_dump({**values, "base": BASE_FILE}, sort_keys=False))
+    _write(folder / BASE_FILE, dump_config(base))
     _copy_own_code(trial, here, folder)
     return [SWEEP_FILE, *(word for word in words if word not in files)]
 
@@ -98,7 +98,18 @@ def _copy_own_code(config: RunConfig, here: Path, folder: Path) -> None:
                 _copy(path, folder)
 
 
+def _write(path: Path, text: str) -> None:
+    if path.exists():
+        raise ConfigError(
+            f"--include {path.name}: the job has a file of this name with its whole configuration; leave yours out, or"
+            " give it another name"
+        )
+    path.write_text(text, encoding="utf-8")
+
+
 def _copy(path: Path, folder: Path) -> None:
+    if (folder / path.name).exists():
+        raise ConfigError(f"{path}: a second {path.name} for the same folder of the job; give one of them another name")
     try:
         if path.is_dir():
             shutil.copytree(path, folder / path.name, ignore=shutil.ignore_patterns("__pycache__", ".git", ".venv"))

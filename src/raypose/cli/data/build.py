@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from raypose.cli.data.progress import show_progress
+from raypose.launch.cluster import cluster_address
 
 if TYPE_CHECKING:
     from raypose.data.build import Runner
@@ -23,7 +24,7 @@ Workers = Annotated[
 ]
 OnRay = Annotated[
     bool | None,
-    typer.Option("--ray/--no-ray", help="Spread the work over a Ray cluster.", show_default="if RAY_ADDRESS is set"),
+    typer.Option("--ray/--no-ray", help="Spread the work over a Ray cluster.", show_default="if RAY_ADDRESS names one"),
 ]
 
 
@@ -95,7 +96,7 @@ def shards_in_words(manifest: Manifest) -> str:
 
 
 def _runner(workers: int | None, ray: bool | None) -> Runner:
-    if "RAY_ADDRESS" in os.environ if ray is None else ray:
+    if cluster_address() is not None if ray is None else ray:
         from raypose.launch.spread import RayTasks
 
         return RayTasks(workers)
