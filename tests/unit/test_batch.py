@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import os
 import socket
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import cv2
 import numpy as np
@@ -18,9 +19,10 @@ import raypose
 from raypose.batch import Crew, PredictSummary, Progress, Settings, Source, VideoFormat, open_source, predict_source
 from raypose.batch import plan as plans
 from raypose.batch.on_ray import require_shared
-from raypose.batch.plan import Part
+from raypose.batch.plan import Part, settle_plan
+from raypose.batch.work import PartWork
 from raypose.errors import CheckpointError, ConfigError, DataError, StorageError
-from raypose.inference import Fitted
+from raypose.inference import Fitted, Lanes
 from raypose.storage import open_store
 from raypose.structures import ImageArray, Poses, Skeleton
 from raypose.vision.draw import encode_png
@@ -45,7 +47,7 @@ class BrightestPixel:
     batches: list[int] = field(default_factory=list)
     lanes: int = 1
 
-    def twin(self) -> BrightestPixel:
+    def twin(self) -> Self:
         return self
 
     def fit(self, image: ImageArray, where: str) -> Fitted:
@@ -216,6 +218,26 @@ def test_rows_of_parquet_say_the_same_as_lines_of_json(tmp_path: Path) -> None:
     assert person["keypoints"][0]["confidence"] == pytest.approx(0.9)
 
 
+def test_a_part_goes_through_all_lanes_whichever_thread_brings_it(tmp_path: Path) -> None:
+    """A thread of PyTorch may come to believe that there is one core, because another one computes alone."""
+
+    class Together(BrightestPixel):
+        both = threading.Barrier(2)
+
+        def predict_fitted(self, images: Sequence[Fitted]) -> list[Poses]:
+            self.both.wait(20)
+            return super().predict_fitted(images)
+
+    for name in "ab":
+        write_image(tmp_path / "in" / f"{name}.png")
+    out = open_store(str(tmp_path / "out"))
+    plan = settle_plan(out, str(tmp_path / "in"), PLAIN)
+    predictor = Together(lanes=2)
+    work = PartWork(plan, out, predictor, Lanes(predictor), batch=1)
+    predictor.lanes = 1
+    assert work(plan.parts[0]).images == 2
+
+
 def test_progress_is_told_while_images_are_predicted(tmp_path: Path) -> None:
     for index in range(5):
         write_image(tmp_path / "in" / f"{index}.png")
@@ -274,6 +296,16 @@ def test_a_plan_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     predicted(write_image(tmp_path / "a.png"), tmp_path / "out")
     (tmp_path / "out/plan.json").write_text('{"version": 99}')
     with pytest.raises(DataError, match=r"plan\.json.*version 99.*another --out"):
+        predicted(tmp_path / "a.png", tmp_path / "out")
+
+
+@pytest.mark.parametrize("damage", ["cut off", "overwritten"])
+def test_a_list_of_parts_that_is_damaged_is_said(tmp_path: Path, damage: str) -> None:
+    predicted(write_image(tmp_path / "a.png"), tmp_path / "out")
+    (listed,) = (tmp_path / "out/plan").iterdir()
+    content = listed.read_bytes()
+    listed.write_bytes(content[:20] if damage == "cut off" else content[:12] + b"\xff" * 8 + content[20:])
+    with pytest.raises(DataError, match=r"plan\.json.*another --out"):
         predicted(tmp_path / "a.png", tmp_path / "out")
 
 

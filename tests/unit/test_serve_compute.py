@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from raypose.config.serve_schema import ComputeConfig
-from raypose.errors import ConfigError
+from raypose.errors import CheckpointError, ConfigError
 from raypose.inference.backends import ComputeOptions, TorchBackend
 from raypose.serve.compute import open_compute
 from raypose.serve.loading import TimedBackend
@@ -47,6 +47,40 @@ def test_a_back_end_whose_output_is_not_finite_is_refused(
     config = ComputeConfig(backend="torch", precision="bfloat16", device="cpu", imgsz=64)
     with pytest.raises(ConfigError, match="torch bfloat16: its output on a test image is not finite"):
         open_compute(weights, config, tmp_path)
+
+
+class OwnRuntimeError(Exception):
+    """As ONNX Runtime raises: of no common base."""
+
+
+def opened_beside(failure: Exception) -> Any:
+    def opened(*_: Any) -> TorchBackend:
+        raise failure
+
+    return opened
+
+
+@pytest.mark.parametrize("failure", [OwnRuntimeError("no kernel\nat line 5"), CheckpointError("not an OpenVINO model")])
+def test_a_back_end_that_fails_in_its_own_way_leaves_those_that_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    weights = tmp_path / "model.pt"
+    weights_file(weights, seed=0)
+    monkeypatch.setattr("raypose.serve.compute._is_installed", lambda kind, _: kind in ("torch", "onnx"))
+    monkeypatch.setattr("raypose.serve.compute._opened", opened_beside(failure))
+    config = ComputeConfig(precision="float32", device="cpu", imgsz=64)
+    first, second = open_compute(weights, config, tmp_path).trials
+    assert (first.name, second.name) == ("torch float32", "onnx float32")
+    assert second.refusal == f"fails: {str(failure).splitlines()[0]}"
+
+
+def test_a_disk_that_is_full_says_nothing_about_a_back_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = tmp_path / "model.pt"
+    weights_file(weights, seed=0)
+    monkeypatch.setattr("raypose.serve.compute._is_installed", lambda kind, _: kind in ("torch", "onnx"))
+    monkeypatch.setattr("raypose.serve.compute._opened", opened_beside(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left"):
+        open_compute(weights, ComputeConfig(precision="float32", device="cpu", imgsz=64), tmp_path)
 
 
 class Far(TorchBackend):

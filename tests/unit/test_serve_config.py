@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from pydantic import BaseModel
 
 from raypose.config.serve_schema import ServeConfig, load_serve_config, serve_config_of
 from raypose.errors import ConfigError
+from raypose.serve.local import free_port, require_changeable
 from raypose.serve.problem import CODES
 from raypose.serve.replica import user_config_of, wanted_of
 
@@ -84,3 +86,40 @@ def test_arguments_of_the_application_are_values_or_a_file(tmp_path: Path) -> No
         "args of the serve application: limts: unknown key; did you mean limits?",
         "args of the serve application: replicas.cout: unknown key; did you mean replicas.count?",
     ]
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("limits.images=2", "limits: cannot change while the service runs with one replica"),
+        ("compute={imgsz: 320, batch: 4}", "compute: cannot change while the service runs with one replica"),
+        ("replicas.count=2", "replicas: cannot change while the service runs with one replica"),
+        ("http.port=9000", "http: cannot change while the service runs; "),
+    ],
+)
+def test_a_change_that_would_leave_a_service_without_its_one_replica_is_refused(override: str, told: str) -> None:
+    running = load_serve_config(None, ("model=a",))
+    with pytest.raises(ConfigError, match=f"^{re.escape(told)}.*start it again"):
+        require_changeable(running, load_serve_config(None, ("model=a", override)))
+
+
+def test_models_change_in_place_and_of_several_replicas_the_others_go_on_meanwhile() -> None:
+    for replicas in (1, 2):
+        running = load_serve_config(None, ("model=a", f"replicas.count={replicas}"))
+        models = ("model=b", "which=last", "follow_s=5", "canary={model: c}", f"replicas.count={replicas}")
+        require_changeable(running, load_serve_config(None, models))
+    require_changeable(running, load_serve_config(None, ("model=a", "limits.images=2", "replicas.count=3")))
+    with pytest.raises(ConfigError, match=r"^http: "):
+        require_changeable(running, load_serve_config(None, ("model=a", "http.port=9000", "replicas.count=2")))
+
+
+def test_a_place_where_nobody_can_listen_is_refused_by_its_key() -> None:
+    assert free_port("127.0.0.1") > 0
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"^http\.port: cannot listen on 127\.0\.0\.1:{port}: .*another port"):
+            free_port("127.0.0.1", port)
+    with pytest.raises(ConfigError, match=r"^http\.host: cannot listen on 192\.0\.2\.1:0: "):  # kept for examples
+        free_port("192.0.2.1")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import json
 import weakref
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from raypose.config.serve_schema import LimitsConfig
+from raypose.errors import RayposeError
 from raypose.serve.problem import CODES, Problem
 from raypose.serve.uploads import Upload, pixels_of
 from tests.serve_fakes import Shelves, config_for, run, serving
@@ -164,6 +166,77 @@ def test_an_image_that_breaks_the_model_fails_alone() -> None:
             return [(await task).status_code for task in (held, *beside)]
 
     assert run(go()) == [200, 200, 500, 200]
+
+
+def test_a_model_that_fails_on_every_image_is_told_from_images_that_every_model_fails_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def lost(*_: Any) -> Any:
+        raise RuntimeError("CUDA error: unspecified launch failure")
+
+    async def go() -> list[int]:
+        shelves = Shelves()
+        finder = shelves.add("a")
+        async with serving(shelves, config_for("a")) as (service, client):
+
+            async def ask(content: bytes) -> int:
+                return (await client.post("/v1/predict", content=content)).status_code
+
+            statuses = [await ask(WHITE) for _ in range(5)] + [await ask(red_square())]
+            service.require_sound()
+            with monkeypatch.context() as patched:
+                patched.setattr(finder, "_row", lost)
+                statuses += [await ask(red_square()) for _ in range(2)]
+                service.require_sound()  # two may be chance
+                statuses += [await ask(red_square())]
+                await waiting(lambda: service.models()[0][1].fault)
+                with pytest.raises(RayposeError, match=r"a-v, fake: .*grey image: RuntimeError"):
+                    service.require_sound()
+            statuses += [await ask(red_square())]
+            service.require_sound()  # it has come back
+            return statuses
+
+    assert run(go()) == [500] * 5 + [200] + [500] * 3 + [200]
+    told = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+    assert [line["detail"][:5] for line in told] == ["white"] * 5 + ["CUDA "] * 3
+    assert {line["version"] for line in told} == {"a-v"}
+
+
+def test_an_image_that_breaks_its_decoder_fails_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def pixels(upload: Upload, limits: LimitsConfig) -> Any:
+        if upload.name == "bad.png":
+            raise MemoryError("24 GiB")
+        return pixels_of(upload, limits)
+
+    monkeypatch.setattr("raypose.serve.service.pixels_of", pixels)
+    response = ask(files=[("images", ("good.png", red_square())), ("images", ("bad.png", red_square()))])
+    assert len(people(response)) == 1
+    assert response.json()["images"][1]["error"]["code"] == "internal"
+    assert "GiB" not in response.text
+    assert "GiB" in capsys.readouterr().err
+    assert code(ask(files=[("images", ("bad.png", red_square()))])) == (500, "internal")
+
+
+def test_a_picture_counts_in_the_queue_until_it_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    pending: list[int] = []
+
+    async def go() -> None:
+        shelves = Shelves()
+        shelves.add("a")
+        async with serving(shelves, config_for("a")) as (service, client):
+
+            def drawn(*_: Any) -> bytes:
+                pending.append(service.pending)
+                return b"drawn"
+
+            monkeypatch.setattr("raypose.serve.http.picture", drawn)
+            await client.post("/v1/predict?render=png", content=red_square())
+            pending.append(service.pending)
+
+    run(go())
+    assert pending == [1, 0]
 
 
 def test_a_bad_image_of_several_has_its_error_beside_the_people_of_the_others() -> None:

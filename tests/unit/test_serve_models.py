@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sys
 import threading
 import time
@@ -73,6 +74,68 @@ def test_a_canary_that_cannot_serve_leaves_both_as_they_were() -> None:
     assert answering(books) == ["a-v"]
     assert not books.follow()
     assert [refused["model"] for refused in books.to_dict()["refused"]] == ["bad", "missing"]
+
+
+def refused(books: Library) -> list[str]:
+    return [refusal["model"] for refusal in books.to_dict()["refused"]]
+
+
+@pytest.mark.parametrize("problem", ["gone", "damaged", "does not fit"])
+def test_a_service_begins_without_its_canary_where_that_cannot_be_loaded_and_takes_it_later(problem: str) -> None:
+    shelves = shelves_of("a")
+    if problem != "gone":
+        memory = problem == "does not fit"
+        shelves.places["b"] = torch.OutOfMemoryError("CUDA out of memory") if memory else CheckpointError("b: damaged")
+    books = library(shelves)
+    assert books.change(Wanted("a", canary=CanaryConfig(model="b", share=0.5)))
+    told = books.to_dict()
+    assert [(model["role"], model["share"]) for model in told["models"]] == [("stable", 1.0)]
+    assert refused(books) == ["b"]
+    assert books.lacks_canary
+    tried = list(shelves.opened)
+    assert [books.follow(), books.follow()] == [False] * 2
+    assert shelves.opened == tried  # what is unfit is tried once
+    shelves.add("a", fingerprint="2")  # which nobody follows
+    shelves.add("b", fingerprint="2")
+    assert books.follow()
+    assert answering(books) == ["a-v", "b-v2"]
+    assert refused(books) == []
+    assert [model["share"] for model in books.to_dict()["models"]] == [0.5, 0.5]
+    assert not books.lacks_canary
+
+
+def test_neither_of_two_models_that_are_unfit_is_tried_twice() -> None:
+    shelves = shelves_of("a")
+    shelves.places["b"] = CheckpointError("b: damaged")
+    books = library(shelves)
+    books.change(Wanted("a", follow_s=1.0, canary=CanaryConfig(model="b")))
+    shelves.places["a"], shelves.fingerprints["a"] = CheckpointError("a: damaged"), "2"
+    assert [books.follow() for _ in range(3)] == [False] * 3
+    assert shelves.opened == ["a", "b", "a"]
+    assert sorted(refused(books)) == ["a", "b"]
+
+
+def test_a_model_that_fits_at_the_second_attempt_is_no_longer_told_as_one_that_does_not() -> None:
+    shelves, books = about_to_meet(MemoryError("host"))
+    assert not books.follow()
+    shelves.add("step-2")
+    assert books.change(Wanted("run", follow_s=1.0))
+    assert not books.follow()
+    assert refused(books) == []
+
+
+def test_metrics_forget_versions_of_long_ago() -> None:
+    async def go() -> str:
+        shelves = shelves_of(*"abcdef")
+        async with serving(shelves, config_for("a")) as (service, client):
+            for place in "abcdef":
+                await service.change(Wanted(place))
+                assert (await client.post("/v1/predict", content=red_square())).status_code == 200
+            return (await client.get("/metrics")).text
+
+    text = run(go())
+    for name in ("people", "scores"):
+        assert set(re.findall(rf'serve_{name}_count{{.*version="(\S+)-v"}} 1', text)) == set("cdef")
 
 
 def test_going_back_takes_the_model_that_is_still_in_memory() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from raypose.errors import ConfigError
+from raypose.errors import ConfigError, RayposeError
 from raypose.serve.models import Library
 from raypose.serve.replica import PoseReplica, user_config_of
 from tests.serve_fakes import Shelves, config_for, run
@@ -18,15 +19,14 @@ from tests.unit.test_serve_http import waiting
 
 @asynccontextmanager
 async def replica_of(shelves: Shelves) -> AsyncIterator[PoseReplica]:
-    with torch.enable_grad():  # again in the end: a replica turns gradients off for its process
-        replica = PoseReplica(config_for("a"), "r0")
-        replica.service.library = Library(replica.service.config.compute, shelves.open, shelves.locate)
-        try:
-            yield replica
-        finally:
-            if replica._following is not None:
-                replica._following.cancel()
-            replica.service.close()
+    replica = PoseReplica(config_for("a"), "r0")
+    replica.service.library = Library(replica.service.config.compute, shelves.open, shelves.locate)
+    try:
+        yield replica
+    finally:
+        if replica._following is not None:
+            replica._following.cancel()
+        replica.service.close()
 
 
 def asked(place: str, **more: Any) -> dict[str, Any]:
@@ -101,3 +101,42 @@ def test_a_model_that_does_not_fit_into_memory_leaves_the_replica_and_what_it_fo
             return list(replica.service.library.refusals)
 
     assert run(go()) == ["huge"]
+
+
+def test_a_replica_that_starts_while_its_canary_is_gone_serves_the_model_and_takes_the_canary_once_it_is_there(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("raypose.serve.replica._CANARY_S", 0.01)
+
+    async def go() -> list[str]:
+        shelves = Shelves()
+        shelves.add("a")
+        async with replica_of(shelves) as replica:
+            await replica.reconfigure(asked("a", canary={"model": "b", "share": 0.5}))
+            replica.service.require_ready()
+            assert [model.version for _, model in replica.service.models()] == ["a-v"]
+            assert [refusal["model"] for refusal in replica.service.library.to_dict()["refused"]] == ["b"]
+            shelves.add("b")
+            await waiting(lambda: len(replica.service.models()) == 2)
+            assert replica._following is not None
+            await replica._following  # nothing more is to come
+            return [model.version for _, model in replica.service.models()]
+
+    assert run(go()) == ["a-v", "b-v"]
+    (line,) = capsys.readouterr().err.splitlines()  # once, however often it was tried
+    assert json.loads(line) == {"refused": "b", "detail": "b: no such run"}
+
+
+def test_a_replica_whose_model_fails_whatever_it_is_given_fails_the_health_check() -> None:
+    async def go() -> None:
+        shelves = Shelves()
+        shelves.add("a")
+        async with replica_of(shelves) as replica:
+            await replica.reconfigure(asked("a"))
+            await replica.check_health()
+            (_, model), *_ = replica.service.models()
+            model.fault = "3 calls in a row failed"
+            with pytest.raises(RayposeError, match="a-v, fake: 3 calls in a row failed"):
+                await replica.check_health()
+
+    run(go())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,9 @@ import pytest
 from raypose.config.serve_schema import CanaryConfig
 from raypose.serve.http import create_app
 from raypose.serve.models import Wanted
+from raypose.serve.problem import Problem
+from raypose.serve.stream import UploadedVideo
+from raypose.serve.uploads import Upload
 from tests.serve_fakes import Shelves, config_for, post_scope, run, serving
 from tests.unit.test_serve_http import waiting
 
@@ -92,6 +97,44 @@ def test_a_form_with_a_video_will_do_and_one_with_two_will_not(tmp_path: Path) -
 def test_what_is_no_video_is_refused_before_anything_is_answered(content: bytes, status: int, code: str) -> None:
     response = stream(content)
     assert (response.status_code, response.json()["error"]["code"]) == (status, code)
+
+
+def test_a_video_that_is_refused_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = film(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    for bad, code in ((b"RIFF\x00\x00\x00\x00AVI no more than this", "bad_video"), (content, "image_too_large")):
+        with pytest.raises(Problem) as caught:
+            UploadedVideo(Upload("film.avi", bad), most_pixels=100)
+        assert caught.value.code == code
+        assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_a_video_that_is_closed_the_moment_that_a_frame_was_read_leaves_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = film(tmp_path)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    video = UploadedVideo(Upload("film.avi", content), most_pixels=10_000)
+
+    class ClosedInside:
+        """The lock of whoever reads; somebody closes the video just before it is released."""
+
+        lock = threading.Lock()
+        acquire, release = lock.acquire, lock.release
+
+        def __enter__(self) -> None:
+            self.lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            video.close()
+            self.lock.release()
+
+    monkeypatch.setattr(video, "_reading", ClosedInside())
+    assert video.read() is not None
+    assert list((tmp_path / "temporary").iterdir()) == []
+    assert video.read() is None
 
 
 def test_limits_hold_for_videos_as_for_images(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -145,7 +146,7 @@ def _read(store: ObjectStore) -> Plan:
         lines = gzip.decompress(store.read(header["parts"])).splitlines()
         parts = tuple(Part.from_dict(json.loads(line)) for line in lines)
         return Plan(header["source"], header["root"], Settings(**header["settings"]), header["inputs"], parts)
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, EOFError, zlib.error) as error:
         raise DataError(
             f"{store.place(PLAN_FILE)}: no plan that this version reads: {error!r}; use another --out"
         ) from error

@@ -81,6 +81,7 @@ class PartWork:
         self._out = out
         self._predictor = predictor
         self._lanes = lanes
+        self._lane_count = predictor.lanes  # now: PyTorch counts threads anew in each thread that brings a part
         self._batch = batch
         self._on_images = on_images or (lambda images: None)
         self._reader = Reader(plan.root)
@@ -144,8 +145,8 @@ class PartWork:
                 return [(place, one, found) for (place, one), found in zip(group, poses, strict=True)]
 
             groups = _by_shape(_readable(items, broken), self._batch)
-            ahead = self._predictor.lanes + 1  # one more than there are lanes, so that none waits for its images
-            with closing(map_in_threads(predict, groups, threads=self._predictor.lanes, ahead=ahead)) as predicted:
+            ahead = self._lane_count + 1  # one more than there are lanes, so that none waits for its images
+            with closing(map_in_threads(predict, groups, threads=self._lane_count, ahead=ahead)) as predicted:
                 for group in predicted:
                     for place, one, poses in group:
                         yield place, self._told(one, poses, drawing, tracker)

@@ -322,8 +322,10 @@ class OpenVinoBackend:
         return OpenVinoBackend(self._compiled, self.metadata, self._options)
 
     def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
-        # The result lives in a buffer that the next call overwrites.
-        return torch.from_numpy(self._request.infer(np.ascontiguousarray(canvas_BHW3))[0].copy())
+        canvas_BHW3 = np.ascontiguousarray(canvas_BHW3)
+        # Unless told to share, it copies what comes and what goes. The result lives in a buffer of the next call, too.
+        output = self._request.infer(canvas_BHW3, share_inputs=True, share_outputs=True)[0]
+        return torch.from_numpy(output.copy())
 
 
 def _taking_canvases(openvino: Any, model: Any) -> Any:
@@ -337,7 +339,7 @@ def _taking_canvases(openvino: Any, model: Any) -> Any:
 
 
 def _normalised(canvas_BHW3: ImageArray) -> np.ndarray[Any, np.dtype[np.float32]]:
-    return np.ascontiguousarray(canvas_BHW3.transpose(0, 3, 1, 2), np.float32) / np.float32(255)
+    return np.divide(canvas_BHW3.transpose(0, 3, 1, 2), np.float32(255), dtype=np.float32, order="C")
 
 
 def _providers(onnxruntime: Any, options: ComputeOptions) -> list[Provider]:

@@ -6,7 +6,6 @@ import hashlib
 import hmac
 import json
 import secrets
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -18,7 +17,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from raypose.serve.docs import DOCS_PATHS
-from raypose.serve.problem import Problem
+from raypose.serve.problem import Problem, log_failure
 
 OPEN_PATHS = frozenset(
     {
@@ -117,8 +116,7 @@ class Gate:
                 raise  # or the server would take the answer for whole
         except Exception as error:
             state["code"] = "internal"
-            print(json.dumps({"error": type(error).__name__, "detail": str(error)[:500], "id": request_id}),  # noqa: T201
-                  file=sys.stderr, flush=True)  # fmt: skip
+            log_failure({"error": type(error).__name__, "detail": str(error), "id": request_id})
             if "status" in sent:
                 raise
             failed = Problem("internal", "the service failed; its log says more")

@@ -156,11 +156,11 @@ def _add_predict(app: FastAPI, service: Service) -> None:
             raise Problem("bad_parameter", f"render: one image at a time, found {len(uploads)}")
         with service.admitted(len(uploads)):
             predicted = await service.predict(uploads, selection, service.model(model), keep_pixels=render is not None)
-        _raise_if_all_failed(predicted)
-        request.state.version = predicted.model.version
-        headers = {"X-Model-Version": predicted.model.version}
-        if render is not None:
-            return await _rendered(service, predicted, render, keypoint_conf, headers)
+            _raise_if_all_failed(predicted)
+            request.state.version = predicted.model.version
+            headers = {"X-Model-Version": predicted.model.version}
+            if render is not None:  # it keeps its pixels until then, so it counts in the queue
+                return await _rendered(service, predicted, render, keypoint_conf, headers)
         least = defaults.keypoint_conf if keypoint_conf is None else keypoint_conf
         total_s = time.perf_counter() - started_s
         body = answer_json(predicted, service.config.name, keypoint_conf=least, total_s=total_s)

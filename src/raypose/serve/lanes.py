@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from raypose.inference import Fitted, Selection
 from raypose.serve.loading import Model
-from raypose.serve.problem import Problem
+from raypose.serve.problem import Problem, log_failure
 from raypose.structures import Poses
 
 
@@ -134,7 +134,10 @@ class Lanes:
                 for job in jobs:  # only the one that is to blame shall fail
                     self._answer(lane, [job])
                 return
+            model = jobs[0].model
+            log_failure({"error": type(error).__name__, "detail": str(error), "version": model.version})
             self._settle([(jobs[0], Problem("internal", f"the model failed on this image: {type(error).__name__}"))])
+            model.examine(lane)
             return
         self._observe(jobs, found.inference_s, found.total_s)
         share_s = (found.total_s - found.inference_s) / len(jobs)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 from torch import Tensor
 
 from raypose.checkpoint import local_model, locate_model, version_of
@@ -23,8 +24,12 @@ from raypose.serve.drift import Drift, reference_of
 from raypose.serve.parameters import selection_of
 from raypose.storage import is_remote, open_parent, open_store
 from raypose.structures import ImageArray, Poses
+from raypose.vision.geometry import PAD_VALUE
 
 Which = Literal["best", "last"]
+_SUSPECT = 3
+"""Calls in a row that failed, after which the model has to show that it is not to blame."""
+_GREY = Selection(conf=0.25, iou=0.7, max_det=300)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +97,10 @@ class Found:
 
 
 class Model:
-    """One version of a model, once for each lane that calls it."""
+    """One version of a model, once for each lane that calls it.
+
+    `fault` says why where it fails whatever it is given, as on a GPU that is lost; empty where it does not.
+    """
 
     def __init__(self, version: str, located: Located, backend: Backend, imgsz: int, trials: Sequence[Trial]) -> None:
         self.version = version
@@ -103,6 +111,8 @@ class Model:
         self.images_a_call = backend.images_a_call
         self.device_type = backend.device_type
         self.drift: Drift | None = None
+        self.fault = ""
+        self._failed_calls = 0
         self._first = TimedBackend(backend)
         self._lanes: dict[int, tuple[TimedBackend, Predictor]] = {0: (self._first, self._predictor(self._first))}
         self._lock = threading.Lock()
@@ -118,14 +128,32 @@ class Model:
 
     def find(self, lane: int, images: Sequence[Fitted], selections: Sequence[Selection]) -> Found:
         """The people of each image; each lane calls from a thread of its own."""
+        try:
+            backend, predictor = self._lane(lane)
+            start_s, backend.call_s = time.perf_counter(), 0.0
+            poses = predictor.predict_fitted(images, selections)
+        except Exception:
+            self._failed_calls += 1
+            raise
+        self._failed_calls, self.fault = 0, ""
+        return Found(poses, backend.call_s, time.perf_counter() - start_s)
+
+    def examine(self, lane: int) -> None:
+        """After several failed calls in a row, find out by a grey image whether the model is at fault or its images."""
+        if self.fault or self._failed_calls < _SUSPECT:
+            return
+        grey_HW3 = np.full((self.imgsz, self.imgsz, 3), PAD_VALUE, np.uint8)
+        try:
+            self.find(lane, [self.fit(grey_HW3, "grey")], [_GREY])
+        except Exception as error:
+            self.fault = f"{self._failed_calls} calls in a row failed, the last on a grey image: {type(error).__name__}"
+
+    def _lane(self, lane: int) -> tuple[TimedBackend, Predictor]:
         with self._lock:
             if lane not in self._lanes:
                 twin = self._first.twin()
                 self._lanes[lane] = twin, self._predictor(twin)
-            backend, predictor = self._lanes[lane]
-        start_s, backend.call_s = time.perf_counter(), 0.0
-        poses = predictor.predict_fitted(images, selections)
-        return Found(poses, backend.call_s, time.perf_counter() - start_s)
+            return self._lanes[lane]
 
     def _predictor(self, backend: TimedBackend) -> Predictor:
         return Predictor(backend, self.imgsz, conf=0.25, iou=0.7, max_det=300)

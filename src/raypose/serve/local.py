@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raypose.config.serve_schema import HttpConfig, ServeConfig
+from raypose.config.serve_schema import HttpConfig, ModelsConfig, ServeConfig
 from raypose.errors import ConfigError, RayposeError, TrainingError
 from raypose.launch.cluster import ray_cluster
 
@@ -45,16 +45,18 @@ def serving(config: ServeConfig) -> Iterator[Running]:
             def show(wanted: ServeConfig) -> None:
                 serve.run(application(wanted.located(Path.cwd())), name=_APP, route_prefix="/")
 
+            running = config
+
             def change(wanted: ServeConfig) -> None:
-                if wanted.http != config.http:
-                    raise ConfigError("http: cannot change while the service runs; end it and start it again")
+                nonlocal running
+                require_changeable(running, wanted)
                 with _one_line():
                     show(wanted)
+                running = wanted
 
             _quiet()
             # Only now: while Ray starts it takes ports of its own, and one that was free might be among them.
-            port = config.http.port or free_port(config.http.host)
-            _require_free(config.http.host, port)
+            port = free_port(config.http.host, config.http.port)
             try:
                 with _one_line():
                     serve.start(http_options={"host": config.http.host, "port": port})
@@ -115,23 +117,37 @@ def wait_for_end(on_reload: Callable[[], None]) -> None:
             signal.signal(number, handler)
 
 
-def free_port(host: str) -> int:
-    """One that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((host, 0))
-        port: int = probe.getsockname()[1]
-        return port
+def require_changeable(running: ServeConfig, wanted: ServeConfig) -> None:
+    """ConfigError for what cannot change while a service runs.
+
+    All but models takes other replicas, and Ray Serve ends one before it starts another: a service of one would be away
+    meanwhile, and for good where the new one does not start.
+    """
+    sections = (name for name in ServeConfig.model_fields if name not in ModelsConfig.model_fields)
+    changed = [name for name in sections if getattr(running, name) != getattr(wanted, name)]
+    if "http" in changed:
+        raise ConfigError("http: cannot change while the service runs; end it and start it again")
+    if changed and running.replicas.count < 2:
+        raise ConfigError(
+            f"{', '.join(changed)}: cannot change while the service runs with one replica, which would have to end"
+            " before another takes its place; end the service and start it again, or run it with replicas.count 2"
+        )
 
 
-def _require_free(host: str, port: int) -> None:
+def free_port(host: str, port: int = 0) -> int:
+    """The port, or one that is free for 0; ConfigError where nobody can listen there at this moment."""
     with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if port:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
+            key, remedy = ("port", "another port, or 0 for a free one") if port else ("host", "one of this machine's")
             raise ConfigError(
-                f"http.port: cannot listen on {host}:{port}: {error.strerror}; choose another port, or 0 for a free one"
+                f"http.{key}: cannot listen on {host}:{port}: {error.strerror}; choose {remedy}"
             ) from error
+        found: int = probe.getsockname()[1]
+        return found
 
 
 def _asked_at(host: str) -> str:

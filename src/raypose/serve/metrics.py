@@ -13,6 +13,8 @@ _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0,
 _COUNTS = (0, 1, 2, 3, 5, 8, 12, 20, 50, 100, 300)
 _BATCHES = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128)
 _SCORES = tuple(step / 20 for step in range(1, 21))
+_VERSIONS = 4
+"""Whose people and scores are told: those that may answer, and two of before. A followed run has any number of them."""
 _MEGAPIXELS = (0.1, 0.3, 0.5, 1.0, 2.0, 4.0, 8.0, 12.0, 24.0, 50.0)
 
 
@@ -22,6 +24,7 @@ class ServeMetrics:
     def __init__(self, replica: str) -> None:
         self.registry = CollectorRegistry()
         self._replica = replica
+        self._versions: list[str] = []
         self._requests = Counter(
             "raypose_serve_requests", "Requests by path and code of the answer (ok, or why not).",
             ("replica", "path", "code"), registry=self.registry,
@@ -90,6 +93,12 @@ class ServeMetrics:
         self._drift.clear()
         for role, version, compute in serving:
             self._model.labels(self._replica, role, version, compute).set(1)
+        now = list(dict.fromkeys(version for _, version, _ in serving))
+        self._versions = [version for version in self._versions if version not in now] + now
+        while len(self._versions) > _VERSIONS:
+            forgotten = self._versions.pop(0)
+            for histogram in (self._people, self._scores):
+                histogram.remove(self._replica, forgotten)
 
     def drift(self, version: str, indices: Mapping[str, float]) -> None:
         """How far images are from the reference of a model."""

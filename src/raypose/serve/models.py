@@ -79,54 +79,82 @@ class Library:
         self._open = opener
         self._locate = locate
         self._retired: OrderedDict[Located, Model] = OrderedDict()
-        self._unfit: tuple[Located, str] | None = None
+        self._unfit: dict[Located, str] = {}
         self._changing = threading.Lock()
 
+    @property
+    def lacks_canary(self) -> bool:
+        """Whether a canary is wanted that has not been loaded yet; `follow` looks for it."""
+        wanted, shelf = self.wanted, self.shelf
+        return wanted is not None and wanted.canary is not None and shelf is not None and shelf.canary is None
+
     def change(self, wanted: Wanted) -> bool:
-        """Serve what is wanted from now on. True once it does; raises only where nothing has served before."""
+        """Serve what is wanted from now on. True once it does; raises only where nothing has served before.
+
+        One that begins serves without a canary that cannot be loaded, tells of it, and has `follow` try again: a
+        replica that takes the place of another must not fail of a model on trial.
+        """
         with self._changing:
-            asked = wanted.model
+            begins, asked = self.shelf is None, wanted.model
             try:
-                stable = self._get(self._locate(asked, wanted.which))
-                shelf = Shelf(stable)
-                if wanted.canary is not None:
+                shelf = Shelf(self._get(self._locate(asked, wanted.which)))
+                if wanted.canary is not None and not begins:
                     asked = wanted.canary.model
-                    canary = self._get(self._locate(asked, "best"), like=stable)
-                    shelf = Shelf(stable, canary, wanted.canary.share)
+                    canary = self._get(self._locate(asked, "best"), like=shelf.stable)
+                    shelf = Shelf(shelf.stable, canary, wanted.canary.share)
             except Exception as error:
-                if self.shelf is None:
+                if begins:
                     raise
                 self._refuse(asked, error)
                 return False
             self._show(shelf)
             self.wanted = wanted
             self.refusals.clear()
+            if begins:
+                self._take_canary(wanted, shelf)
             return True
 
     def follow(self) -> bool:
-        """Serve the run's best checkpoint where that is another one by now; True if so.
+        """Serve the run's best checkpoint where that is followed, and a canary that was missing; True for a change.
 
-        One that is found unfit, or too large for the memory, is tried once. Storage or a disk that fails says nothing
-        about it: the next look tries it again.
+        What is found unfit, or too large for the memory, is tried once. Storage or a disk that fails says nothing about
+        it: the next look tries it again.
         """
         with self._changing:
-            wanted, shelf = self.wanted, self.shelf
-            if wanted is None or shelf is None:
+            wanted, before = self.wanted, self.shelf
+            if wanted is None or before is None:
                 return False
-            try:
-                located = self._locate(wanted.model, wanted.which)
-                if self._unfit is not None and self._unfit[0] == located:
-                    raise CheckpointError(self._unfit[1])
-                newer = self._get(located)
-            except Exception as error:
-                self._refuse(wanted.model, error)
-                return False
-            for place in (wanted.model, located.place):
-                self.refusals.pop(place, None)
-            if newer is shelf.stable:
-                return False
-            self._show(replace(shelf, stable=newer))
-            return True
+            shelf = before
+            if wanted.follow_s is not None:
+                newer = self._newest(wanted.model, wanted.which)
+                if newer is not None and newer is not before.stable:
+                    shelf = replace(before, stable=newer)
+                    self._show(shelf)
+            return self._take_canary(wanted, shelf) or shelf is not before
+
+    def _take_canary(self, wanted: Wanted, shelf: Shelf) -> bool:
+        """Have the canary answer, too, that is wanted and not here yet. True once it does."""
+        if wanted.canary is None or shelf.canary is not None:
+            return False
+        canary = self._newest(wanted.canary.model, "best")
+        if canary is None:
+            return False
+        self._show(Shelf(shelf.stable, canary, wanted.canary.share))
+        return True
+
+    def _newest(self, asked: str, which: Which) -> Model | None:
+        """What `asked` names by now; None, and a refusal that says why, where that cannot serve."""
+        try:
+            located = self._locate(asked, which)
+            if located in self._unfit:
+                raise CheckpointError(self._unfit[located])
+            model = self._get(located)
+        except Exception as error:
+            self._refuse(asked, error)
+            return None
+        for place in (asked, located.place):
+            self.refusals.pop(place, None)
+        return model
 
     def refuse(self, what: str, error: Exception) -> bool:
         """Tell of a change that was asked for in words that mean nothing. False, as nothing changes."""
@@ -155,9 +183,10 @@ class Library:
         except _MAY_PASS:
             raise
         except Exception as error:
-            self._unfit = located, _told(error)
+            self._unfit[located] = _told(error)
             self._refuse(located.place, error)
             raise
+        self._unfit.pop(located, None)  # a change tries also what was found unfit before
         return model
 
     def _loaded(self, located: Located) -> Model:

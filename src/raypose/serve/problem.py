@@ -1,9 +1,13 @@
-"""What a client is told when a request cannot be answered: a status, a code for programs, a line for people."""
+"""What is told when something cannot be done: to a client a status, a code and a line, to the log a line of JSON."""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from typing import Any
+
+_DETAIL_CHARACTERS = 500
 
 
 class Problem(Exception):  # noqa: N818 (it is an answer, too: one bad image is told beside the good ones)
@@ -53,3 +57,9 @@ CODES: Mapping[str, int] = {
     "timed_out": 504,
 }
 """Every code and its HTTP status."""
+
+
+def log_failure(line: Mapping[str, str]) -> None:
+    """A line of JSON on standard error, for those who run the service: what a client is told has less in it."""
+    short = {key: value[:_DETAIL_CHARACTERS] for key, value in line.items()}
+    print(json.dumps(short), file=sys.stderr, flush=True)  # noqa: T201

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from fastapi import FastAPI
 
 from raypose.config.load import check_as
@@ -19,6 +18,9 @@ from raypose.serve.metrics import ServeMetrics
 from raypose.serve.models import Library, Wanted
 from raypose.serve.service import Service
 
+_CANARY_S = 30.0
+"""How often a canary that was missing is looked for, where nothing else is followed."""
+
 
 class PoseReplica:
     """Belongs to the event loop that it is made in.
@@ -27,7 +29,6 @@ class PoseReplica:
     """
 
     def __init__(self, config: ServeConfig, replica: str | None = None) -> None:
-        torch.set_grad_enabled(False)
         name = replica or _replica_name()
         self._config = config
         self.service = Service(config, Library(config.compute, comparing(config)), ServeMetrics(name))
@@ -52,11 +53,16 @@ class PoseReplica:
             return
         if self._following is not None:
             self._following.cancel()
-        self._following = asyncio.create_task(self._follow(wanted.follow_s)) if wanted.follow_s else None
+        self._following = asyncio.create_task(self._follow(wanted.follow_s))
 
-    async def _follow(self, every_s: float) -> None:
-        while True:
-            await asyncio.sleep(every_s)
+    async def check_health(self) -> None:
+        """Ray Serve replaces a replica in which this raises several times in a row."""
+        self.service.require_sound()
+
+    async def _follow(self, every_s: float | None) -> None:
+        """As long as something may come: newer checkpoints, or a canary that was missing at the start."""
+        while every_s is not None or self.service.library.lacks_canary:
+            await asyncio.sleep(every_s or _CANARY_S)
             await self.service.follow()
 
 

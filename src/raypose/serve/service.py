@@ -15,6 +15,7 @@ from typing import TypeVar
 import torch
 
 from raypose.config.serve_schema import ServeConfig
+from raypose.errors import RayposeError
 from raypose.inference import Selection
 from raypose.serve.drift import Look
 from raypose.serve.lanes import Answer, Job, Lanes
@@ -22,7 +23,7 @@ from raypose.serve.loading import Model
 from raypose.serve.metrics import ServeMetrics
 from raypose.serve.models import Library, Role, Wanted
 from raypose.serve.parameters import selection_of
-from raypose.serve.problem import Problem
+from raypose.serve.problem import Problem, log_failure
 from raypose.serve.uploads import Upload, pixels_of
 from raypose.structures import ImageArray, Poses
 
@@ -103,8 +104,11 @@ class Service:
         if done:
             self.metrics.change("changed")
             self.metrics.models([(role, model.version, model.compute) for role, model in self.models()])
-        elif set(self.library.refusals.items()) - known:
+        refused = [refusal for refusal in list(self.library.refusals.items()) if refusal not in known]
+        if refused:
             self.metrics.change("refused")
+        for place, reason in refused:
+            log_failure({"refused": place, "detail": reason})
         return done
 
     def model(self, wanted: str | None) -> tuple[Role, Model]:
@@ -124,6 +128,12 @@ class Service:
     def models(self) -> list[tuple[Role, Model]]:
         """Those that answer now."""
         return [] if self.library.shelf is None else self.library.shelf.all()
+
+    def require_sound(self) -> None:
+        """RayposeError where a model fails whatever it is given: another process may have a back end that works."""
+        for _, model in self.models():
+            if model.fault:
+                raise RayposeError(f"{model.version}, {model.compute}: {model.fault}; this replica has to be replaced")
 
     def require_ready(self) -> None:
         """Problem unless a model is loaded and requests are taken."""
@@ -191,6 +201,9 @@ class Service:
             answered = await answer
         except Problem as problem:
             return problem
+        except Exception as error:  # whatever a decoder throws is one image's misfortune, not that of those beside it
+            log_failure({"error": type(error).__name__, "detail": str(error), "version": model.version})
+            return Problem("internal", f"the service failed on this image: {type(error).__name__}")
         finally:
             answer.cancel()  # for nothing, where it is answered
         self._compare(model, selection, queued.pixels, answered.poses)

@@ -52,28 +52,36 @@ class UploadedVideo:
         _check_kind(upload)
         self._name = upload.name
         self._folder = tempfile.TemporaryDirectory(prefix="raypose-stream-")
-        path = Path(self._folder.name, "video")
-        path.write_bytes(upload.content)
         try:
-            self.file = VideoFile.open(path, upload.name)
-        except DataError as error:
-            raise Problem("bad_video", f"{upload.name}: the video cannot be opened") from error
-        if self.file.width * self.file.height > most_pixels:
-            raise Problem(
-                "image_too_large",
-                f"{upload.name}: {self.file.width}x{self.file.height} are more than {most_pixels:,} pixels a frame",
-            )
+            self.file = self._opened(upload, most_pixels)
+        except BaseException:
+            self._folder.cleanup()
+            raise
         self._frames = self.file.frames()
         self._reading = threading.Lock()
         self._closed = False
+
+    def _opened(self, upload: Upload, most_pixels: int) -> VideoFile:
+        path = Path(self._folder.name, "video")
+        path.write_bytes(upload.content)
+        try:
+            file = VideoFile.open(path, upload.name)
+        except DataError as error:
+            raise Problem("bad_video", f"{upload.name}: the video cannot be opened") from error
+        if file.width * file.height > most_pixels:
+            raise Problem(
+                "image_too_large",
+                f"{upload.name}: {file.width}x{file.height} are more than {most_pixels:,} pixels a frame",
+            )
+        return file
 
     def read(self) -> ImageArray | None:
         """The next frame, None after the last one."""
         with self._reading:
             image_HW3 = None if self._closed else next(self._frames, None)
-            if self._closed:
-                self._let_go()
-            return image_HW3
+        if self._closed:  # meanwhile, by somebody who did not wait
+            self.close()
+        return image_HW3
 
     def require_whole(self, frames: int) -> None:
         """Problem where it broke off after so many frames."""
@@ -86,12 +94,9 @@ class UploadedVideo:
         """Without waiting: a frame that is being read is read to its end, and then its reader lets go."""
         self._closed = True
         if self._reading.acquire(blocking=False):
-            self._let_go()
+            self._frames.close()
+            self._folder.cleanup()
             self._reading.release()
-
-    def _let_go(self) -> None:
-        self._frames.close()
-        self._folder.cleanup()
 
 
 class VideoAnswer(StreamingResponse):
