@@ -23,7 +23,7 @@ from raypose.data.importers import LabelledSource, SourceImage, source_of
 from raypose.data.manifest import Manifest
 from raypose.data.shard_set import ShardSet
 from raypose.data.stats import collect_stats
-from raypose.errors import DataError, UnsafePickleError
+from raypose.errors import DataError, StorageError, UnsafePickleError
 from raypose.structures import People, Sample, Skeleton
 from tests.data_sets import files_in
 
@@ -299,3 +299,11 @@ def test_stats_tell_labelled_ignored_empty_and_crowds_apart(tmp_path: Path) -> N
     assert (head.unlabelled, head.hidden, head.visible) == (1, 0, 1)
     assert (foot.unlabelled, foot.hidden, foot.visible) == (1, 1, 0)
     assert set(stats.box_size_px.values()) == {19.0}
+
+
+def test_no_set_is_built_into_the_working_directory_of_a_ray_job(tmp_path: Path) -> None:
+    job = tmp_path / "working_dir_files" / "_ray_pkg_0a1b"
+    job.mkdir(parents=True)
+    with pytest.raises(StorageError, match=r"^out: .*_ray_pkg_0a1b/shards lies in the working directory of a Ray job"):
+        build([sample()], job / "shards")
+    assert list(job.iterdir()) == []

@@ -231,6 +231,15 @@ def test_a_place_that_is_not_empty_is_left_alone(root: Path) -> None:
     assert len(list((root / "set").iterdir())) == 2
 
 
+def test_nothing_is_exported_into_the_working_directory_of_a_ray_job(root: Path) -> None:
+    made = built([sample_of(somebody(1))], Skeleton(("nose",)), ("person",), root / "set")
+    job = root / "working_dir_files" / "_ray_pkg_0a1b"
+    for export in (export_coco, export_yolo):
+        with pytest.raises(StorageError, match=r"^out: .*_ray_pkg_0a1b/yolo lies in the working directory of a Ray"):
+            export(made, str(job / "yolo"))
+    assert not job.exists()
+
+
 def test_two_sets_become_two_splits_if_they_are_alike(root: Path) -> None:
     train = built([sample_of(somebody(17))], COCO_PERSON, ("person",), root / "train")
     val = built([sample_of(somebody(17), "b")], COCO_PERSON, ("person",), root / "val")

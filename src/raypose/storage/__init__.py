@@ -11,7 +11,16 @@ from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.base import ObjectStore, StoredObject
 from raypose.storage.local import LocalStore
 
-__all__ = ["ObjectStore", "StoredObject", "ancestry", "is_remote", "open_parent", "open_store", "require_writable"]
+__all__ = [
+    "ObjectStore",
+    "StoredObject",
+    "ancestry",
+    "is_remote",
+    "open_parent",
+    "open_store",
+    "require_lasting",
+    "require_writable",
+]
 
 _PROBE = ".writable"
 _JOB_FOLDERS = "working_dir_files"
@@ -60,11 +69,7 @@ def require_writable(store: ObjectStore, setting: str) -> None:
 
     `setting` is what the user chose the place with.
     """
-    if isinstance(store, LocalStore) and _JOB_FOLDERS in store.root.parts:
-        raise StorageError(
-            f"{setting}: {store.url} lies in the working directory of a Ray job, which Ray removes; give an s3:// URL,"
-            " or an absolute path that all nodes see"
-        )
+    require_lasting(store, setting)
     try:
         store.write(_PROBE, b"")
         store.delete([_PROBE])
@@ -72,6 +77,15 @@ def require_writable(store: ObjectStore, setting: str) -> None:
         raise
     except StorageError as error:
         raise StorageError(f"{setting}: {error}; choose a place that can be written to") from error
+
+
+def require_lasting(store: ObjectStore, setting: str) -> None:
+    """Raise StorageError where Ray would remove what is written there."""
+    if isinstance(store, LocalStore) and _JOB_FOLDERS in store.root.parts:
+        raise StorageError(
+            f"{setting}: {store.url} lies in the working directory of a Ray job, which Ray removes; give an s3:// URL,"
+            " or an absolute path that all nodes see"
+        )
 
 
 def is_remote(url: str) -> bool:

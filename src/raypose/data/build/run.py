@@ -13,7 +13,7 @@ from raypose.data.build.work import MAX_PROBLEMS, ShardBuilder
 from raypose.data.importers.source import LabelledSource, Progress
 from raypose.data.manifest import MANIFEST_KEY, Counts, Manifest, ShardInfo, read_manifest, write_manifest
 from raypose.errors import DataError, RayposeError, StorageError
-from raypose.storage import ObjectStore, open_store
+from raypose.storage import ObjectStore, open_store, require_lasting
 from raypose.storage.local import LocalStore
 
 
@@ -104,7 +104,8 @@ class _Findings:
 
 def _destination(out: str, overwrite: bool) -> ObjectStore:
     store = open_store(out)
-    # First of all: it says in one line what keeps a folder from being looked into.
+    require_lasting(store, "out")
+    # Then: it says in one line what keeps a folder from being looked into.
     if store.exists(MANIFEST_KEY) and not overwrite:
         raise DataError(f"{out}: there is a shard set already; choose another place, or replace it with --overwrite")
     if isinstance(store, LocalStore) and store.root.exists() and not store.root.is_dir():

@@ -9,7 +9,7 @@ from typing import TypeVar
 from raypose.data.shard_set import ShardSet
 from raypose.data.threads import map_in_threads
 from raypose.errors import DataError, StorageError
-from raypose.storage import ObjectStore, open_store
+from raypose.storage import ObjectStore, open_store, require_lasting
 from raypose.structures import Sample
 
 Rest = TypeVar("Rest")
@@ -29,8 +29,9 @@ _WRITERS = 8
 
 
 def open_empty(url: str) -> ObjectStore:
-    """The store at `url`; StorageError if anything lies there already."""
+    """The store at `url`; StorageError if anything lies there already, or if nothing would stay there."""
     store = open_store(url)
+    require_lasting(store, "out")
     found = next(iter(store.list()), None)
     if found is not None:
         raise StorageError(f"{url}: not empty, it holds {found.key}; choose another place or remove what is there")
