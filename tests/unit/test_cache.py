@@ -438,6 +438,8 @@ def test_the_folder_comes_from_the_configuration_then_the_environment_then_the_h
     assert cache_folder("/fast", environ) == Path("/fast")
     assert cache_folder(None, environ) == Path("/scratch/shards")
     assert cache_folder(None, {}) == Path.home() / ".cache" / "raypose" / "shards"
+    assert cache_folder("~/shards", environ) == Path.home() / "shards"
+    assert cache_folder("shards", environ) == Path.cwd() / "shards"  # the same for whoever starts elsewhere
 
 
 def test_readers_are_counted_while_they_live(cache: NodeCache) -> None:

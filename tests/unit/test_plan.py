@@ -239,9 +239,15 @@ def test_sample_rng_differs_between_samples_and_epochs_only() -> None:
     assert sample_rng(0, ref).random() == sample_rng(0, elsewhere).random()
 
 
-def test_a_batch_that_lanes_cannot_share_is_refused() -> None:
-    with pytest.raises(ConfigError, match="batch of 10 cannot be divided among 4 lanes"):
-        Plan([5], seed=0, batch=10, lanes=4, window=8)
+@pytest.mark.parametrize(("batch", "lanes"), [(10, 4), (0, 1), (-4, 2), (4, 0), (4, -2)])
+def test_a_batch_that_lanes_cannot_share_is_refused(batch: int, lanes: int) -> None:
+    with pytest.raises(ConfigError, match=f"batch of {batch} cannot be divided among {lanes} lanes"):
+        Plan([5], seed=0, batch=batch, lanes=lanes, window=8)
+
+
+def test_a_window_without_samples_is_refused() -> None:
+    with pytest.raises(ConfigError, match="window is 0, expected at least 1 sample"):
+        Plan([5], seed=0, batch=4, lanes=4, window=0)
 
 
 def test_shards_without_samples_are_refused() -> None:

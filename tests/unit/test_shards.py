@@ -6,6 +6,7 @@ import io
 import json
 import pickle
 import re
+import struct
 import tempfile
 import zlib
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from PIL import Image
 
+from raypose.data import shard as shard_module
 from raypose.data import shard_set as shard_set_module
 from raypose.data import verify as verify_module
 from raypose.data.build import build_shard_set
@@ -171,6 +173,64 @@ def test_a_writer_that_fails_leaves_no_readable_shard(tmp_path: Path) -> None:
         raise RuntimeError
     with pytest.raises(ShardCorruptError, match="footer"):
         ShardReader.open(path)
+
+
+def test_a_record_that_the_table_has_not_is_an_index_error(small_shard: bytes, tmp_path: Path) -> None:
+    (tmp_path / "s.pkl").write_bytes(small_shard)
+    reader = ShardReader.open(tmp_path / "s.pkl")
+    for outside in (-1, 3):
+        with pytest.raises(IndexError, match="of 3"):
+            reader[outside]
+
+
+def sealed(content: bytes, entries: list[tuple[int, int]], **changes: int) -> bytes:
+    """Records with a table of these offsets and sizes, and a footer that is changed; all checksums are right."""
+    crcs = [zlib.crc32(content[offset : offset + size]) for offset, size in entries]
+    table = b"".join(struct.pack("<QII", *entry, crc) for entry, crc in zip(entries, crcs, strict=True))
+    says = {"version": 1, "records": len(entries), "table": len(content)} | changes
+    body = struct.pack("<8sIIQQ", b"RAYPOSE\n", says["version"], zlib.crc32(table), says["records"], says["table"])
+    return content + table + body + struct.pack("<I", zlib.crc32(body))
+
+
+def test_the_shard_that_the_next_test_changes_is_good(tmp_path: Path) -> None:
+    (tmp_path / "s.pkl").write_bytes(sealed(b"abcdef", [(0, 2), (2, 4)]))
+    assert len(ShardReader.open(tmp_path / "s.pkl")) == 2
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (sealed(b"abcdef", [(0, 2), (2, 4)], version=2), "format version 2, expected 1"),
+        (sealed(b"abcdef", [(0, 2), (2, 4)], records=3), "3 records do not fit a table at byte 6"),
+        (sealed(b"abcdef", [(0, 2), (2, 4)], records=0), "0 records do not fit"),
+        (sealed(b"abcdef", [(0, 2), (2, 4)], table=22), "2 records do not fit a table at byte 22"),
+        (sealed(b"abcdef", [(0, 2), (2, 4)], table=1 << 40), "do not fit a table"),
+        (sealed(b"abcdef", [(0, 2), (3, 3)]), "without gaps"),
+        (sealed(b"abcdef", [(0, 3), (2, 4)]), "without gaps"),
+        (sealed(b"abcdef", [(1, 1), (2, 4)]), "without gaps"),
+        (sealed(b"abcdef", [(0, 2), (2, 3)]), "without gaps"),
+        (sealed(b"abcdef", []), "without gaps"),
+    ],
+)
+def test_a_table_that_does_not_fit_is_corrupt_though_its_checksums_are_right(
+    content: bytes, complaint: str, tmp_path: Path
+) -> None:
+    (tmp_path / "s.pkl").write_bytes(content)
+    with pytest.raises(ShardCorruptError, match=rf"s\.pkl: .*{complaint}"):
+        ShardReader.open(tmp_path / "s.pkl")
+
+
+def test_what_no_reader_takes_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with ShardWriter(tmp_path / "s.pkl") as writer:
+        with pytest.raises(DataError, match="a path that leaves its folder"):
+            writer.add(replace(sample(0), id="../outside"))
+        monkeypatch.setattr(shard_module, "_MAX_RECORD_BYTES", 100)
+        with pytest.raises(DataError, match=r"image-000: [\d,]+ bytes, a record has at most 100"):
+            writer.add(sample(0))
+        monkeypatch.undo()
+        writer.add(sample(1))
+    reader = ShardReader.open(tmp_path / "s.pkl")
+    assert [reader[index].id for index in range(len(reader))] == ["image-001"]
 
 
 def _shard_with(record: Any, path: Path) -> ShardReader:

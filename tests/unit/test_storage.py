@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raypose.errors import StorageError
+from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage import ObjectStore, open_store, require_writable
 from raypose.storage.local import LocalStore, appearing
 from tests.store_contract import StoreContract, keys
@@ -35,6 +35,29 @@ def test_a_reader_never_sees_half_a_write(tmp_path: Path, monkeypatch: pytest.Mo
         store.write("state.json", b"new")
     assert store.read("state.json") == b"old"
     assert [path.name for path in tmp_path.iterdir()] == ["state.json"], "no temporary file stays behind"
+
+
+def test_bytes_are_on_disk_before_their_name_is_and_both_before_a_write_returns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flushed: list[tuple[bool, bool]] = []
+    fsync = os.fsync
+
+    def recorded(descriptor: int) -> None:
+        flushed.append((Path(f"/proc/self/fd/{descriptor}").is_dir(), (tmp_path / "key").exists()))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", recorded)
+    for write in (LocalStore(tmp_path).write, LocalStore(tmp_path).write_new):
+        write("key", b"whole")
+        (tmp_path / "key").unlink()
+        assert flushed == [(False, False), (True, True)]  # the file under another name, then its folder
+        flushed.clear()
+
+
+def test_others_may_read_what_was_written(tmp_path: Path) -> None:
+    LocalStore(tmp_path).write("key", b"1")
+    assert (tmp_path / "key").stat().st_mode & 0o777 == 0o644
 
 
 def test_unfinished_writes_of_others_are_not_listed(tmp_path: Path) -> None:
@@ -149,3 +172,17 @@ def test_results_are_not_written_into_the_working_directory_of_a_ray_job(tmp_pat
         require_writable(LocalStore(job / "runs"), "storage")
     assert not job.exists()
     require_writable(LocalStore(tmp_path / "runs"), "storage")
+    assert list((tmp_path / "runs").iterdir()) == []  # what it tried with is gone
+
+
+def test_a_place_that_cannot_be_written_to_is_named_with_what_it_was_chosen_by(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match=r"^data\.out: \S+/file/below/.*; choose a place that can be written to$"):
+        require_writable(LocalStore(tmp_path / "file" / "below"), "data.out")
+
+    class Away(LocalStore):
+        def write(self, key: str, content: bytes) -> None:
+            raise StorageUnavailableError("the server is away")
+
+    with pytest.raises(StorageUnavailableError, match=r"^the server is away$"):  # waiting helps
+        require_writable(Away(tmp_path), "data.out")

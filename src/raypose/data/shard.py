@@ -169,7 +169,7 @@ class ShardReader:
             raise self._corrupt("no valid footer at its end")
         if version != SHARD_VERSION:
             raise self._corrupt(f"format version {version}, expected {SHARD_VERSION}")
-        if table_offset > end or end - table_offset != count * _ENTRY.itemsize:
+        if end - table_offset != count * _ENTRY.itemsize:
             raise self._corrupt(f"{count} records do not fit a table at byte {table_offset} of {len(self._bytes)}")
         content = self._bytes[table_offset:end]
         if zlib.crc32(content) != table_crc:
