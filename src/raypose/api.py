@@ -295,11 +295,10 @@ def run_config(run: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 def summary_text(summary: Mapping[str, Any]) -> str:
     """The end of a run in a few lines: the figures, and where everything lies."""
     best, run = summary["best"], open_store(summary["folder"])
-    figures = "  ".join(
-        f"{label} {best[name]:.3f}"
-        for label, name in (("pose AP", "pose_ap"), ("AP50", "pose_ap50"), ("box AP50", "box_ap50"))
-        if best.get(name) is not None
-    )
+    labels = {"pose_ap": "pose AP", "pose_ap50": "AP50", "box_ap50": "box AP50"}
+    decides = summary.get("best_metric", "pose_ap")
+    labels = {decides: labels.get(decides, decides), **labels}  # first what makes it the best
+    figures = "  ".join(f"{label} {best[name]:.3f}" for name, label in labels.items() if best.get(name) is not None)
     return "\n".join(
         [
             f"{summary['status']}: {summary['epochs']} epochs, {summary['steps']} steps,"

@@ -12,11 +12,12 @@ from typing import Any
 
 import pytest
 
-from raypose.config import RunConfig, load_config
+from raypose.config import RunConfig, dump_config, load_config
 from raypose.errors import RunInterruptedError, TrainingError
 from raypose.launch import driver
 from raypose.launch.monitor import RunMonitor
 from raypose.launch.nodes import NodeWatch
+from raypose.telemetry import Event, Notice
 from tests.ports import free_port
 
 
@@ -83,3 +84,37 @@ def test_a_ray_of_this_machine_has_the_cpus_that_workers_reserve(tmp_path: Path)
     cores = os.cpu_count() or 1
     assert driver._local_cpus(run_of(tmp_path, f"scaling.cpus_per_worker={cores + 0.5}")) == cores + 1
     assert driver._local_cpus(run_of(tmp_path)) == cores
+
+
+@pytest.fixture
+def ended_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """A run whose folder says that it is complete; to start Ray for it would fail."""
+    monkeypatch.setattr(driver, "check_run", lambda config, store, resume: None)
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{free_port()}")
+    config = run_of(tmp_path).located(tmp_path)
+    (tmp_path / "one").mkdir()
+    (tmp_path / "one/config.yaml").write_text(dump_config(config))
+    (tmp_path / "one/summary.json").write_text('{"status": "completed", "steps": 8}')
+    return config
+
+
+def test_a_complete_run_is_not_started_again(ended_run: RunConfig) -> None:
+    told: list[Event] = []
+    assert driver.train(ended_run, told.append, resume=True) == {"status": "completed", "steps": 8}
+    (notice,) = told
+    assert isinstance(notice, Notice)
+    assert "nothing left to do" in notice.text
+
+
+@pytest.mark.parametrize("summary", ['{"status": "stopped early"}', '{"status": "comp', None])
+def test_a_run_that_is_not_complete_goes_on(ended_run: RunConfig, tmp_path: Path, summary: str | None) -> None:
+    (tmp_path / "one/summary.json").unlink()
+    if summary is not None:
+        (tmp_path / "one/summary.json").write_text(summary)
+    with pytest.raises(TrainingError, match="no Ray cluster answers"):
+        driver.train(ended_run, lambda event: None, resume=True)
+
+
+def test_a_complete_run_is_summed_up_anew_under_other_settings(ended_run: RunConfig, tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match="no Ray cluster answers"):
+        driver.train(run_of(tmp_path, "val.pictures=3"), lambda event: None, resume=True)

@@ -240,6 +240,19 @@ def test_a_folder_of_this_machine_is_refused(here: Path, folder: Path, key: str)
         pack(["train", "run.yaml", f"{key}=somewhere/here"], (), here, folder)
 
 
+def test_a_run_of_settings_alone_is_checked_and_travels_like_one_of_a_file(here: Path, folder: Path) -> None:
+    settings = ["storage=s3://poses/runs", "data.train=s3://poses/sets/train", "data.val=s3://poses/sets/val"]
+    assert pack(["train", *settings, "--continue"], (), here, folder) == ["train", "run.yaml", "--continue"]
+    assert load_config(folder / "run.yaml") == load_config(None, settings)
+    with pytest.raises(ConfigError, match=r"data\.val"):
+        pack(["train", *settings[:2], "data.val=sets/val"], (), here, folder)
+
+
+def test_two_files_of_one_run_are_refused_before_anything_is_sent(here: Path, folder: Path) -> None:
+    with pytest.raises(ConfigError, match=r"one YAML file at a time, found run\.yaml and other\.yaml"):
+        pack(["train", "run.yaml", "other.yaml"], (), here, folder)
+
+
 def test_a_mistake_in_the_configuration_is_found_before_anything_is_sent(here: Path, folder: Path) -> None:
     with pytest.raises(ConfigError, match=r"did you mean train\.epochs"):
         pack(["train", "run.yaml", "train.epoch=7"], (), here, folder)

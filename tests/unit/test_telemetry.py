@@ -14,7 +14,16 @@ from tensorboardX.proto.event_pb2 import Event as TensorBoardEvent
 from tensorboardX.proto.event_pb2 import SessionLog
 
 from raypose.storage import open_store
-from raypose.telemetry import CheckpointSaved, EpochValidated, Event, Notice, RunStarted, StepsDone, fan_out
+from raypose.telemetry import (
+    CheckpointSaved,
+    EpochValidated,
+    Event,
+    Notice,
+    RunStarted,
+    StepsDone,
+    WorkersStarting,
+    fan_out,
+)
 from raypose.telemetry.logbook import Logbook, read_rows
 from raypose.telemetry.progress import TerminalProgress
 
@@ -106,11 +115,13 @@ def first_forgotten_step(path: Path) -> int:
 
 def test_without_a_terminal_a_run_is_plain_lines_with_the_figures() -> None:
     text = io.StringIO()
-    events: list[Event] = [STARTED, steps(2), epoch(1, 4), Notice("checkpoint [damaged]")]
+    starting = WorkersStarting("1 to 8", "head:6379")
+    events: list[Event] = [starting, STARTED, steps(2), epoch(1, 4), Notice("checkpoint [damaged]")]
     with TerminalProgress(Console(file=text, width=200)) as progress:
         for event in events:
             progress(event)
     lines = text.getvalue().splitlines()
+    assert lines[0] == "starting 1 to 8 workers on the cluster at head:6379 …"
     assert any("yolo11n-pose" in line and "2.90 M" in line for line in lines)
     assert any(line.startswith("epoch 0.50  step 2/8  50.0 images/s") for line in lines)
     assert any("compute 70%  data 10%  sync 20%  checkpoints 0%" in line for line in lines)

@@ -91,6 +91,7 @@ def _summary(
         "epochs": completed,
         "steps": progress.step,
         "images": progress.images,
+        "best_metric": parts.config.checkpoint.best_metric,
         "best": {
             "epoch": parts.plan.epochs_completed(best.step),
             "step": best.step,

@@ -314,4 +314,5 @@ def _run_started(parts: Parts) -> RunStarted:
         start_step=parts.progress.step,
         total_steps=parts.total_steps,
         data_bytes=parts.train_set.size_bytes + parts.val_set.size_bytes,
+        best_metric=config.checkpoint.best_metric,
     )

@@ -19,16 +19,17 @@ from typing import Any
 from raypose.config import RunConfig, dump_config
 from raypose.errors import ConfigError, RayposeError, TrainingError
 from raypose.launch.claim import Claim
-from raypose.launch.cluster import ray_cluster
+from raypose.launch.cluster import cluster_address, ray_cluster
 from raypose.launch.nodes import NodeWatch, alive_nodes, cpus_for_each, uses_gpu
 from raypose.launch.preflight import check_run, name_in_use
 from raypose.storage import ObjectStore, open_store
 from raypose.storage.scratch import scratch_folder
-from raypose.telemetry import Reporter, WorkersFailed
+from raypose.telemetry import Notice, Reporter, WorkersFailed, WorkersStarting
 from raypose.telemetry.listeners import reporting
 
 _POLL_S = 0.3
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SUMMARY = "summary.json"
 
 
 def train(
@@ -49,12 +50,28 @@ def train(
     config = config.located(Path.cwd())
     store = open_store(config.storage).child(config.name)
     check_run(config, store, resume=resume)
-    with reporting(config, store, report) as tell, ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
-        # Once there is a cluster: where none answers, no run has begun whose name would be taken then.
-        if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
-            raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
-        _fit(config, store, tell, records, should_stop, until_epoch)
-    return dict(json.loads(store.read("summary.json")))
+    if resume and (summary := _complete(config, store)):
+        report(Notice(f"{store.url}: complete, and its configuration is the same; there is nothing left to do"))
+        return summary
+    with reporting(config, store, report) as tell:
+        tell(WorkersStarting(_workers_in_words(config), cluster_address()))
+        with ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
+            # Once there is a cluster: where none answers, no run has begun whose name would be taken then.
+            if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
+                raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
+            _fit(config, store, tell, records, should_stop, until_epoch)
+    return dict(json.loads(store.read(_SUMMARY)))
+
+
+def _complete(config: RunConfig, store: ObjectStore) -> dict[str, Any]:
+    """The summary of a run that has nothing left to do; empty where something is, or other settings are asked for."""
+    if not store.exists(_SUMMARY) or store.read("config.yaml") != dump_config(config).encode():
+        return {}
+    try:
+        summary = dict(json.loads(store.read(_SUMMARY)))
+    except ValueError:  # damaged: it is written anew
+        return {}
+    return summary if summary.get("status") == "completed" else {}
 
 
 def _fit(
@@ -187,6 +204,11 @@ def _stop_signals(monitor: Any) -> Iterator[None]:
 def _worker_numbers(config: RunConfig) -> int | tuple[int, int]:
     scaling = config.scaling
     return scaling.workers if isinstance(scaling.workers, int) else (scaling.min_workers, scaling.max_workers)
+
+
+def _workers_in_words(config: RunConfig) -> str:
+    least, most = config.scaling.min_workers, config.scaling.max_workers
+    return f"{least}" if least == most else f"{least} to {most}"
 
 
 def _local_cpus(config: RunConfig) -> int:

@@ -159,8 +159,8 @@ def _connect(address: str) -> JobSubmissionClient:
     import ray.exceptions
     from ray.job_submission import JobSubmissionClient
 
-    for module in ("dashboard_sdk", "job.sdk"):  # which tell of packages and sockets, unasked
-        logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
+    for module in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+        logging.getLogger(f"ray.{module}").setLevel(logging.WARNING)  # they tell of packages and sockets, unasked
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # which Ray prefers to the argument
     try:
         return JobSubmissionClient(address)

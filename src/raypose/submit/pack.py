@@ -41,9 +41,11 @@ def _pack_run(command: str, words: list[str], here: Path, folder: Path) -> list[
     files = [
         word for word in words if not word.startswith("-") and word.endswith((".yaml", ".yml")) and "=" not in word
     ]
-    if len(files) != 1:
-        return words  # such as --resume RUN, which has its configuration in storage
-    config = load_config(here / files[0], settings)
+    if len(files) > 1:
+        raise ConfigError(f"one YAML file at a time, found {' and '.join(files)}; settings are KEY=VALUE")
+    if any(word.partition("=")[0] == "--resume" for word in words) or not (files or settings):
+        return words  # a run that is there has its configuration in storage
+    config = load_config(here / files[0] if files else None, settings)
     if command == "train":  # the others write no run
         _require_shared(config.storage, "storage")
     _require_shared_inputs(config)

@@ -11,6 +11,7 @@ from raypose.telemetry.events import (
     RunStopped,
     StepsDone,
     WorkersFailed,
+    WorkersStarting,
     fan_out,
 )
 
@@ -25,5 +26,6 @@ __all__ = [
     "RunStopped",
     "StepsDone",
     "WorkersFailed",
+    "WorkersStarting",
     "fan_out",
 ]

@@ -8,6 +8,16 @@ from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
+class WorkersStarting:
+    """Everything that can be checked before is in order; Ray and the workers take seconds to start."""
+
+    workers: str
+    """How many, such as `2` or `1 to 8`."""
+    cluster: str | None
+    """The address of the Ray cluster; None for a Ray of this machine."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunStarted:
     """The run is set up and about to train."""
 
@@ -27,6 +37,8 @@ class RunStarted:
     total_steps: int
     data_bytes: int = 0
     """Of the shards of both sets."""
+    best_metric: str = "pose_ap"
+    """The metric of validation that says which checkpoint is best."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +144,17 @@ class RunStopped:
     """Somebody asked for it, and the state is saved."""
 
 
-Event = RunStarted | StepsDone | EpochValidated | CheckpointSaved | WorkersFailed | Notice | RunFinished | RunStopped
+Event = (
+    WorkersStarting
+    | RunStarted
+    | StepsDone
+    | EpochValidated
+    | CheckpointSaved
+    | WorkersFailed
+    | Notice
+    | RunFinished
+    | RunStopped
+)
 Reporter = Callable[[Event], None]
 
 

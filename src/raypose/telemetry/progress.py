@@ -21,6 +21,7 @@ from raypose.telemetry.events import (
     RunStarted,
     StepsDone,
     WorkersFailed,
+    WorkersStarting,
 )
 
 _PLAIN_LINE_EVERY_S = 20.0
@@ -59,7 +60,10 @@ class TerminalProgress:
         self._bar.stop()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, RunStarted):
+        if isinstance(event, WorkersStarting):
+            cluster = "a Ray of this machine" if event.cluster is None else f"the cluster at {event.cluster}"
+            self._print(f"starting {event.workers} {'worker' if event.workers == '1' else 'workers'} on {cluster} …")
+        elif isinstance(event, RunStarted):
             self._show_start(event)
         elif isinstance(event, StepsDone):
             self._show_steps(event)
@@ -121,8 +125,9 @@ class TerminalProgress:
         return f"left {timedelta(seconds=round(left_s))}"
 
     def _show_epoch(self, event: EpochValidated) -> None:
-        shown = {name: event.metrics[name] for name in ("pose_ap", "pose_ap50", "box_ap50") if name in event.metrics}
-        total = self._started.epochs if self._started else "?"
+        total, best_metric = (self._started.epochs, self._started.best_metric) if self._started else ("?", "pose_ap")
+        names = dict.fromkeys([best_metric, "pose_ap", "pose_ap50", "box_ap50"])
+        shown = {name: event.metrics[name] for name in names if name in event.metrics}
         self._print(
             f"epoch {event.epoch}/{total}: {_in_words(shown)}  {_in_words(event.losses)}"
             f"  ({event.train_seconds:.0f} s + {event.val_seconds:.0f} s validation)"
