@@ -19,7 +19,7 @@ from raypose.errors import DataError
 from raypose.launch.worker import reserved_threads
 from raypose.storage import open_store
 from raypose.structures import COCO_PERSON
-from raypose.telemetry import CheckpointSaved, EpochValidated, Event, RunStarted, StepsDone
+from raypose.telemetry import CheckpointSaved, EpochValidated, Event, RunStarted, StepsDone, WorkersStarting
 from raypose.vision.decode import decode_rgb
 from tests.data_sets import build_synthetic, tiny_run
 from tests.faults import interrupted
@@ -54,8 +54,9 @@ def test_the_run_leaves_every_file_that_the_guide_promises(finished: tuple[dict[
 
 def test_the_driver_hears_of_every_stage_in_order(finished: tuple[dict[str, Any], list[Event]]) -> None:
     events = finished[1]
-    assert isinstance(events[0], RunStarted)
-    assert events[0].workers == 2
+    assert events[0] == WorkersStarting("2", None)
+    assert isinstance(events[1], RunStarted)
+    assert events[1].workers == 2
     assert [event.step for event in events if isinstance(event, StepsDone)] == [2, 4, 6, 8, 10, 12]
     assert [event.epoch for event in events if isinstance(event, EpochValidated)] == [1, 2]
     assert [event.step for event in events if isinstance(event, CheckpointSaved)] == [6, 12]
