@@ -164,12 +164,29 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path: Path) -> None:
     assert "raypose compare" in page.read_text()
 
 
+def test_a_long_setting_is_printed_whole_and_makes_no_line_long(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, summary=finished(0.5)) for name in ("a", "b")]
+    poses = "s3://poses/" + "deep/" * 20
+    for run, end in zip(runs, ("x", "y"), strict=True):
+        (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("val: shards", f"val: {poses}{end}"))
+    done = CliRunner().invoke(app, ["compare", *map(str, runs)], catch_exceptions=False)
+    lines = done.stdout.splitlines()
+    assert max(map(len, lines)) <= 110
+    assert next(line for line in lines if line.startswith("pose_ap")) == "pose_ap  0.500   0.500"
+    start = next(number for number, line in enumerate(lines) if line.startswith("data.val"))
+    columns = zip(*(line.removeprefix("data.val").split() for line in lines[start : start + 3]), strict=True)
+    assert ["".join(column) for column in columns] == [f"{poses}x", f"{poses}y"]
+
+
 def test_the_command_prints_json(tmp_path: Path) -> None:
-    runs = [write_run(tmp_path / "a", summary=finished(0.5)), write_run(tmp_path / "b", ap=(0.2,))]
+    summary = finished(0.5)
+    summary["best"]["images"] = 8.0
+    runs = [write_run(tmp_path / "a", summary=summary), write_run(tmp_path / "b", ap=(0.2,))]
     done = CliRunner().invoke(app, ["compare", *map(str, runs), "--json"], catch_exceptions=False)
     found = json.loads(done.stdout)
     assert [run["metrics"]["pose_ap"] for run in found["runs"]] == [0.5, 0.2]
-    assert found["best"] == {"pose_ap": ["a"]}
+    assert found["best"] == {"pose_ap": ["a"], "images": []}
+    assert '"images": 8}' in done.stdout and '"best_epoch": 2,' in done.stdout
 
 
 def test_a_page_that_is_no_html_file_is_refused(tmp_path: Path) -> None:

@@ -113,6 +113,13 @@ def test_a_pace_tells_rates_and_time_left_and_forgets_what_flew_past() -> None:
     assert str(pace) == "2 images/s, 0:38:21 left"
 
 
+def test_what_takes_longer_than_a_second_has_a_rate_all_the_same() -> None:
+    pace = Pace(100, "batches")
+    pace.add(0.0, 0, 0)
+    pace.add(20.0, 8, 0)
+    assert str(pace) == "0.4 batches/s, 0:03:50 left"
+
+
 def test_workers_make_no_difference(made: Path, tmp_path: Path) -> None:
     printed = run("build", made / "people", tmp_path / "set", "--workers", 2, "--no-ray")
     assert printed.startswith("wrote ") and "6 images in 1 shard" in printed

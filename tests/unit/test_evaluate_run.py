@@ -5,12 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from raypose import api
+from raypose.cli.root import app
 from raypose.errors import DataError
 from raypose.evaluate import evaluate
 from raypose.structures import COCO_PERSON, ImageResult, People, Poses, Skeleton
@@ -208,6 +212,18 @@ def test_undefined_numbers_become_null_in_json() -> None:
     plain = json.loads(as_json(results))
     assert plain["metrics"]["pose_ap"] is None
     assert plain["metrics"]["images"] == len(results)
+
+
+def test_counts_are_whole_numbers_in_json_and_on_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = evaluate(random_results(5), COCO_PERSON, CLASSES)
+    monkeypatch.setattr(api, "validate", lambda *_, **__: evaluation)
+    as_json = CliRunner().invoke(app, ["val", "runs/demo", "--json"], catch_exceptions=False)
+    shown = CliRunner().invoke(app, ["val", "runs/demo"], catch_exceptions=False)
+    lines = [line.split() for line in shown.stdout.splitlines()]
+    for name in ("images", "people"):
+        count = evaluation.metrics[name]
+        assert f'"{name}": {count:.0f}' in re.split("[,}] ?", as_json.stdout)
+        assert [name, f"{count:.0f}"] in lines
 
 
 def test_a_skeleton_without_sigmas_is_warned_about_in_the_result() -> None:

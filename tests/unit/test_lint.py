@@ -356,6 +356,9 @@ def test_the_command_prints_lines_or_json_and_fails_if_told(spoilt: tuple[ShardS
     assert raw["images"] == 161 and raw["findings"][0].keys() == Finding.__dataclass_fields__.keys()
     with pytest.raises(DataError, match="--skip"):
         run.invoke(app, [*arguments, "--strict"], catch_exceptions=False)
+    others = [item for rule in RULES if rule != "duplicate" for item in ("--skip", rule)]
+    one = run.invoke(app, [*arguments, *others], catch_exceptions=False)
+    assert "161 images, 1 finding: 1 duplicate" in one.stdout
     skipped = [item for rule in RULES for item in ("--skip", rule)]
     nothing = run.invoke(app, [*arguments, "--strict", *skipped], catch_exceptions=False)
     assert nothing.exit_code == 0 and "nothing found" in nothing.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
 import raypose
+from raypose.cli.data import progress
+from raypose.cli.root import app
+from raypose.config import dump_config
 from raypose.engine.lr_finder import steepest
 from raypose.errors import ConfigError
 from tests.data_sets import build_synthetic, tiny_run
@@ -39,6 +44,16 @@ def test_a_run_is_tried_at_growing_rates_and_leaves_a_picture_alone(tmp_path: Pa
     assert not (tmp_path / "runs").exists()
     calm = raypose.find_learning_rate(config, device="cpu", steps=20, low=1e-8, high=1e-6, out=tmp_path / "lr.png")
     assert not calm.ran_away and len(calm.losses) == 20  # of a run of 6 batches
+
+
+def test_the_command_counts_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_PLAIN_LINE_EVERY_S", 0.0)
+    recipe = tmp_path / "tiny.yaml"
+    data = build_synthetic(tmp_path / "data", train=16, val=1)
+    recipe.write_text(dump_config(tiny_run(data, tmp_path / "runs")))
+    arguments = ["lr-find", str(recipe), "--steps=20", "--high=1e-3", "--device=cpu", f"--out={tmp_path / 'lr.png'}"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert re.search(r"growing rates: 20 of 20, [\d.]*[1-9][\d.]* batches/s", done.stderr)
 
 
 @pytest.mark.parametrize(

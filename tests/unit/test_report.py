@@ -244,10 +244,35 @@ def test_colours_of_curves_can_be_told_apart_with_any_colour_sight(theme: str, s
     seen = [lab(COLOUR_BLIND[sight] @ linear_rgb(tone)) for tone in tones]
     assert len(seen) == 5
     assert min(np.linalg.norm(one - other) for one, other in combinations(seen, 2)) > 10
+    tones += re.findall(r"--tone0: (#\w{6})", css[start:])[:1]
     paper = 1.0 if theme == "light" else float(linear_rgb("#171b21") @ LUMINANCE)
     for tone in tones:
         darker, lighter = sorted((paper, float(linear_rgb(tone) @ LUMINANCE)))
         assert (lighter + 0.05) / (darker + 0.05) >= 3.0  # WCAG 2.1, 1.4.11
+
+
+def test_a_colour_is_the_same_in_a_legend_as_in_its_chart() -> None:
+    css = (files("raypose.pages") / "templates" / "page.css").read_text(encoding="utf-8")
+    rules = re.findall(r"([^{}]*tone\d[^{}]*)\{([^{}]*)\}", css)
+    colours = [rule for _, rule in rules if re.search(r"\b(color|background|stroke|fill):", rule)]
+    assert colours == [f" color: var(--tone{tone}); " for tone in range(6)]
+
+
+@pytest.mark.parametrize("best", [0.0, 0.3, 0.55, 0.8, 1.0])
+def test_the_label_of_a_mark_hides_no_curve(best: float) -> None:
+    x = [step / 100 for step in range(101)]
+    rates = [("precision", [0.6 + 0.4 * at for at in x]), ("recall", [1 - 0.8 * at**8 for at in x])]
+    lines = [Line(name, x, y) for name, y in rates]
+    mark = (best, "best F1 0.92 at 0.55")
+    chart = line_chart(lines, x_label="x", y_label="y", x_range=(0, 1), y_range=(0, 1), mark=mark, legend=False)
+    svg = ElementTree.fromstring(chart)
+    label = next(text for text in svg.findall("text") if text.attrib["class"] == "mark-label")
+    left, y = float(label.attrib["x"]), float(label.attrib["y"])
+    left -= 120 if label.attrib["text-anchor"] == "end" else 0
+    assert left > 50 and left + 120 < 420
+    for path in svg.findall("path"):
+        places = [tuple(map(float, place.split())) for place in re.split("[ML]", path.attrib["d"])[1:]]
+        assert not [place for place in places if left <= place[0] <= left + 120 and y - 10 <= place[1] <= y + 3]
 
 
 def test_charts_are_well_formed_and_leave_gaps_where_nothing_is_known() -> None:

@@ -155,7 +155,7 @@ def test_runs_that_are_the_same_are_said_to_be(tmp_path: Path) -> None:
     assert difference.is_same
     assert (difference.settings, difference.versions) == ({}, {})
     assert (difference.compared_steps, difference.equal_checkpoints) == (2, (10, 20, 30))
-    assert "equal to the bit at step 10, 20, 30" in invoke("diff", tmp_path / "a", tmp_path / "b")
+    assert "the checkpoints of steps 10, 20, 30 have the same bits" in invoke("diff", tmp_path / "a", tmp_path / "b")
 
 
 def test_what_parts_two_runs_is_named(tmp_path: Path) -> None:

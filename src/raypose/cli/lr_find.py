@@ -25,7 +25,7 @@ def lr_find(
     """
     from raypose import api
 
-    with show_progress("training at growing rates", steps) as advance:
+    with show_progress("training at growing rates", steps, "batches") as advance:
         test = api.find_learning_rate(
             read_config(arguments), device=device, steps=steps, low=low, high=high, out=out, progress=advance
         )

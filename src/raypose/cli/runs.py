@@ -23,6 +23,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 _LOOK_EVERY_S = 5.0
+_COUNTS = ("val/images", "val/people")
 
 
 @app.command("list")
@@ -127,7 +128,7 @@ def diff(
 def _row_in_words(row: Mapping[str, Any]) -> str:
     measured = "train/" if row["kind"] == "train" else "val/"
     values = [
-        f"{name.removeprefix(measured).removesuffix('_loss')} {value:.3f}"
+        f"{name.removeprefix(measured).removesuffix('_loss')} {value:.{0 if name in _COUNTS else 3}f}"
         for name, value in row.items()
         if name.startswith(measured) and value is not None
     ]
@@ -145,9 +146,13 @@ def _in_words(difference: RunDifference) -> list[str]:
         lines.append("identity    the same data, skeleton, classes and recipe, as far as checkpoints say")
     lines += ["versions", *_table(versions)] if versions else ["versions    the same"]
     lines.append(f"losses      {_losses_in_words(difference)}")
-    for words, steps in (("equal", difference.equal_checkpoints), ("differ", difference.other_checkpoints)):
+    for words, steps in (
+        ("have the same bits", difference.equal_checkpoints),
+        ("do not have the same bits", difference.other_checkpoints),
+    ):
         if steps:
-            lines.append(f"weights     {words} to the bit at step {', '.join(map(str, steps))}")
+            which = f"step{'' if len(steps) == 1 else 's'} {', '.join(map(str, steps))}"
+            lines.append(f"weights     the checkpoints of {which} {words}")
     return lines
 
 

@@ -96,10 +96,12 @@ def _given(context: typer.Context) -> list[str]:
 
 
 def _print(metrics: Mapping[str, float | None], out: str | None) -> None:
+    from raypose.evaluate.run import COUNTS
     from raypose.storage import open_store
 
     for name, value in metrics.items():
-        typer.echo(f"{name:<24}{'-' if value is None else f'{value:.4f}'}")
+        digits = 0 if name in COUNTS else 4
+        typer.echo(f"{name:<24}{'-' if value is None else f'{value:.{digits}f}'}")
     if out is not None:
         typer.echo(f"report: {open_store(out).place('index.html')}")
 

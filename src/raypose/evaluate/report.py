@@ -10,7 +10,7 @@ from typing import Any
 
 from raypose.evaluate import report_charts
 from raypose.evaluate.fit import describe_course, describe_gap
-from raypose.evaluate.run import Evaluation
+from raypose.evaluate.run import COUNTS, Evaluation
 from raypose.pages import data_uri, render_page
 
 _KEY_FIGURES = (
@@ -147,7 +147,7 @@ def _confusion(evaluation: Evaluation) -> list[tuple[str, list[tuple[int, float]
 
 def unit_of(metric: str) -> str:
     """How `figure_text` is to write a metric."""
-    return "count" if metric in ("images", "people") else "px" if metric.endswith("_px") else ""
+    return "count" if metric in COUNTS else "px" if metric.endswith("_px") else ""
 
 
 def figure_text(value: float | None, unit: str = "") -> str:

@@ -25,6 +25,9 @@ from raypose.evaluate.records import Float64Array, Truth, collect
 from raypose.evaluate.sigmas import sigmas_of
 from raypose.structures import ImageResult, IntArray, Skeleton
 
+COUNTS = ("images", "people")
+"""Metrics that are whole numbers."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClassRow:
@@ -112,8 +115,8 @@ def evaluate(
             **_box_metrics(box),
             **_confidence_metrics(curves),
             **accuracy.metrics,
-            "images": float(len(results)),
-            "people": float(np.count_nonzero(~truth.ignore_pose_M)),
+            "images": len(results),
+            "people": int(np.count_nonzero(~truth.ignore_pose_M)),
         },
         per_keypoint=accuracy.rows,
         per_class=_class_rows(class_names, truth, pose, box),

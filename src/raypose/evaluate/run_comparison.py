@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from raypose.errors import ConfigError
+from raypose.evaluate.run import COUNTS
 from raypose.structures import json_ready
 
-_NEITHER = frozenset({"images", "people", "best_f1_conf"})
+_NEITHER = frozenset({*COUNTS, "best_f1_conf"})
 _LESS_IS_BETTER = ("_error_px", "_error_box", "_ece")
 _SAME_TEST = ("data.val", "val.protocol", "val.sigmas")
 """Settings that decide what is measured."""
@@ -58,12 +59,14 @@ class RunComparison:
                     "status": run.status,
                     **json_ready(
                         {
-                            "best_epoch": run.best_epoch,
+                            "best_epoch": _whole(run.best_epoch),
                             "images_per_second": run.images_per_second,
                             "train_seconds": run.train_seconds,
                         }
                     ),
-                    "metrics": json_ready(run.metrics),
+                    "metrics": json_ready(
+                        {name: _whole(value) if name in COUNTS else value for name, value in run.metrics.items()}
+                    ),
                 }
                 for run in self.runs
             ],
@@ -93,6 +96,11 @@ def compare_runs(runs: Sequence[RunRecord]) -> RunComparison:
     )
 
 
+def _whole(count: float) -> float:
+    """A count as the integer it is; NaN stays."""
+    return int(count) if math.isfinite(count) else count
+
+
 def _differences(runs: Sequence[RunRecord]) -> dict[str, tuple[str, ...]]:
     keys = dict.fromkeys(key for run in runs for key in run.settings)
     values = {key: tuple(run.settings.get(key, "-") for run in runs) for key in keys if key not in ("name", "storage")}
@@ -110,7 +118,7 @@ def _best(name: str, values: Sequence[float]) -> tuple[int, ...]:
 
 def _notes(runs: Sequence[RunRecord], metrics: Mapping[str, tuple[float, ...]]) -> tuple[str, ...]:
     apart = [key for key in _SAME_TEST if len({run.settings.get(key) for run in runs}) > 1]
-    apart += [name for name in ("images", "people") if len({v for v in metrics.get(name, ()) if math.isfinite(v)}) > 1]
+    apart += [name for name in COUNTS if len({v for v in metrics.get(name, ()) if math.isfinite(v)}) > 1]
     notes = []
     if apart:
         notes.append(f"{', '.join(apart)} differ: the runs were not measured alike, compare their metrics with care")

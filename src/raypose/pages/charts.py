@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from raypose.pages import svg
 
 _ROW, _MORE = 22.0, 9.0  # height of a row with one bar, and what each bar more adds
 _HEAD, _FOOT, _VALUES = 4.0, 38.0, 38.0
+_ASIDE, _ASCENT, _TEXT_HEIGHT = 5.0, 10.0, 13.0  # of a label beside a mark: its distance, and its letters' size
+_PLACE_EVERY = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +71,10 @@ def line_chart(
         parts.append(svg.text(x, svg.HEIGHT - svg.BOTTOM + 16, svg.tick_label(tick, x_ticks), "middle"))
     parts.append(svg.text((svg.LEFT + svg.WIDTH - svg.RIGHT) / 2, svg.HEIGHT - 6, x_label, "middle", "axis"))
     parts.append(svg.turned_text(11, (svg.TOP + svg.HEIGHT - svg.BOTTOM) / 2, y_label))
-    parts.extend(_curve(line, [place(*point) for point in _points(line)]) for line in lines)
+    curves = [[place(*point) for point in _points(line)] for line in lines]
+    parts.extend(_curve(line, curve) for line, curve in zip(lines, curves, strict=True))
     if mark is not None and math.isfinite(mark[0]):
-        parts += _mark(place(mark[0], y_low)[0], mark[1])
+        parts += _mark(place(mark[0], y_low)[0], mark[1], curves)
     label = f"{y_label} against {x_label}: {', '.join(line.name for line in lines)}"
     keys = [(line.name, line.tone, line.dashed) for line in lines] if legend and len(lines) > 1 else []
     return svg.figure(svg.WIDTH, svg.HEIGHT, label, parts, keys)
@@ -114,12 +118,44 @@ def bar_chart(
     return svg.figure(svg.WIDTH, height, f"{x_label}: {', '.join(rows)}", parts, legend if len(bars) > 1 else [])
 
 
-def _mark(x: float, label: str) -> list[str]:
-    side, anchor = (-5, "end") if x > svg.WIDTH * 0.7 else (5, "start")
+def _mark(x: float, label: str, curves: Sequence[Sequence[svg.Point]]) -> list[str]:
+    bottom = svg.HEIGHT - svg.BOTTOM
+    text_x, text_y, anchor = _free_place(x, svg.LETTER * len(label), curves)
     return [
-        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{svg.TOP}" y2="{svg.HEIGHT - svg.BOTTOM}"/>',
-        svg.text(x + side, svg.TOP + 10, label, anchor, "mark-label"),
+        f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{svg.TOP}" y2="{bottom}"/>',
+        svg.text(text_x, text_y, label, anchor, "mark-label"),
     ]
+
+
+def _free_place(x: float, wide: float, curves: Sequence[Sequence[svg.Point]]) -> tuple[float, float, str]:
+    """Where a label beside the upright line at `x` hides least of the curves: as high as may be, right before left."""
+    sides = [(x + _ASIDE, x + _ASIDE, "start"), (x - _ASIDE, x - _ASIDE - wide, "end")]
+    inside = [side for side in sides if svg.LEFT <= side[1] <= svg.WIDTH - svg.RIGHT - wide]
+    points = [point for curve in curves for point in _close_points(curve)]
+    bottom = svg.HEIGHT - svg.BOTTOM
+    places = [
+        (_covered(points, left, top, wide), text_x, top + _ASCENT, anchor)
+        for top in range(int(svg.TOP), int(bottom - _TEXT_HEIGHT), _PLACE_EVERY)
+        for text_x, left, anchor in inside or sides
+    ]
+    return min(places, key=lambda place: place[0])[1:]
+
+
+def _covered(points: Sequence[svg.Point], left: float, top: float, wide: float) -> int:
+    """How many points lie in a label, or so near that they touch it."""
+    return sum(
+        left - _ASIDE < x < left + wide + _ASIDE and top - _ASIDE < y < top + _TEXT_HEIGHT + _ASIDE for x, y in points
+    )
+
+
+def _close_points(curve: Sequence[svg.Point]) -> list[svg.Point]:
+    """Points along a curve that are no further apart than a label is high, so that none slips through it."""
+    points = [point for point in curve if math.isfinite(point[1])]
+    for (x, y), (next_x, next_y) in itertools.pairwise(curve):
+        if math.isfinite(y) and math.isfinite(next_y):
+            steps = max(1, math.ceil(math.hypot(next_x - x, next_y - y) / _TEXT_HEIGHT * 2))
+            points += [(x + (next_x - x) * i / steps, y + (next_y - y) * i / steps) for i in range(1, steps)]
+    return points
 
 
 def _points(line: Line) -> list[tuple[float, float]]:

@@ -10,9 +10,12 @@ from markupsafe import Markup, escape
 WIDTH, HEIGHT = 420.0, 250.0
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 12.0, 10.0, 40.0
 
-_NAME_LETTER, _NAME_LEAST, _NAME_MOST = 6.6, 64.0, 168.0
+LETTER = 6.6
+"""Room for a letter, in the mean of a text and with some to spare."""
+_NAME_LEAST, _NAME_MOST = 64.0, 168.0
 
 Range = tuple[float, float]
+Point = tuple[float, float]
 
 
 def ticks(low: float, high: float, *, count: int = 5, whole: bool = False, beyond: bool = False) -> list[float]:
@@ -48,12 +51,12 @@ def figure(
 
 def name_room(names: Sequence[str]) -> float:
     """The width that names of rows take, within reason."""
-    return min(_NAME_MOST, max(_NAME_LEAST, _NAME_LETTER * max((len(name) for name in names), default=0) + 14))
+    return min(_NAME_MOST, max(_NAME_LEAST, LETTER * max((len(name) for name in names), default=0) + 14))
 
 
 def row_name(x: float, y: float, name: str, room: float) -> str:
     """A name that ends at `x`, in words and shortened to fit."""
-    words, letters = name.replace("_", " "), int((room - 14) / _NAME_LETTER)
+    words, letters = name.replace("_", " "), int((room - 14) / LETTER)
     if len(words) <= letters:
         return text(x, y, words, "end", "name")
     shown = f'<text class="name" x="{x:.1f}" y="{y:.1f}" text-anchor="end"><title>{escape(words)}</title>'

@@ -42,7 +42,8 @@ def lint(
                 typer.echo(_line(finding))
     report = {"set": opened.url, "against": other.url if other else None, "images": len(opened)}
     content = json.dumps({**report, "findings": [finding.to_dict() for finding in findings]}, indent=2)
-    typer.echo(content if as_json else f"{opened.url}: {len(opened):,} images, {_in_words(findings)}")
+    images = f"{len(opened):,} image{'' if len(opened) == 1 else 's'}"
+    typer.echo(content if as_json else f"{opened.url}: {images}, {_in_words(findings)}")
     if out is not None:
         from raypose.data.lint.page import render_findings
 
@@ -65,4 +66,5 @@ def _in_words(findings: Sequence[Finding]) -> str:
     if not findings:
         return "nothing found"
     counts = Counter(finding.rule for finding in findings)
-    return f"{len(findings):,} findings: " + ", ".join(f"{count:,} {rule}" for rule, count in counts.most_common())
+    total = "1 finding" if len(findings) == 1 else f"{len(findings):,} findings"
+    return f"{total}: " + ", ".join(f"{count:,} {rule}" for rule, count in counts.most_common())
