@@ -179,13 +179,25 @@ def test_a_camera_is_opened_once_however_often_the_button_is_pressed_and_closed_
     assert (browser.evaluate("window.opened.length"), browser.evaluate(live)) == (1, 0)
 
 
+# The browser encodes a frame while the page goes on.
+SLOW_ENCODER = """{
+    const encode = HTMLCanvasElement.prototype.toBlob;
+    HTMLCanvasElement.prototype.toBlob = function (done, ...how) {
+        window.encoding = true;
+        encode.call(this, (blob) => setTimeout(() => { window.encoding = false; done(blob); }, 500), ...how);
+    };
+}"""
+
+
 def test_an_image_that_is_given_takes_the_place_of_the_camera(browser: Browser) -> None:
     browser.evaluate(CAMERA)
+    browser.evaluate(SLOW_ENCODER)
     press_camera(browser)
     browser.wait_for("document.getElementById('status').textContent.startsWith('0 people, 64 × 64')")
+    browser.wait_for("window.encoding")
     give(browser, "drop")
     browser.wait_for("document.getElementById('rows').children.length")
-    browser.evaluate("new Promise((done) => setTimeout(done, 300))")
+    browser.evaluate("new Promise((done) => setTimeout(done, 900))")
     assert status(browser).startswith("1 person, 320 × 200 pixels.")
     assert browser.evaluate("document.getElementById('camera').getAttribute('aria-pressed')") == "false"
 

@@ -162,7 +162,7 @@ async function watch(own) {
     frame.height = video.videoHeight;
     frame.getContext("2d").drawImage(video, 0, 0);
     const blob = await new Promise((done) => frame.toBlob(done, "image/jpeg", 0.85));
-    if (blob) await predict(blob);
+    if (blob && stream === own) await predict(blob);  // stopped meanwhile, it would take the place of what was given
     await new Promise((done) => setTimeout(done, 30));
   }
 }
