@@ -18,6 +18,8 @@ from raypose.storage.scratch import scratch_folder
 Which = Literal["best", "last"]
 
 CONFIG = "config.yaml"
+SUMMARY = "summary.json"
+"""What a run is, and, written last, what came of it."""
 _RUN_WEIGHTS = ("weights/best.pt", "weights/last.pt")
 _EXPORTED_FOLDER = "model.xml"
 """What an OpenVINO export has in it; all other formats are one file."""

@@ -23,7 +23,6 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 _STEP = 1024
 _LOOK_EVERY_S = 5.0
-_COUNTS = ("val/images", "val/people")
 
 
 @app.command("list")
@@ -126,11 +125,14 @@ def diff(
 
 
 def _row_in_words(row: Mapping[str, Any]) -> str:
+    from raypose.evaluate.run import COUNTS
+
     measured = "train/" if row["kind"] == "train" else "val/"
+    figures = {name.removeprefix(measured): value for name, value in row.items() if name.startswith(measured)}
     values = [
-        f"{name.removeprefix(measured).removesuffix('_loss')} {value:.{0 if name in _COUNTS else 3}f}"
-        for name, value in row.items()
-        if name.startswith(measured) and value is not None
+        f"{name.removesuffix('_loss')} {value:.{0 if name in COUNTS else 3}f}"
+        for name, value in figures.items()
+        if value is not None
     ]
     speed = f"  {row['images_per_second']:.1f} images/s" if "images_per_second" in row else ""
     return f"{row['kind']:<5}  step {row['step']}  epoch {row['epoch']:.2f}{speed}  {'  '.join(values)}"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from raypose.checkpoint import SavedCheckpoint, TrainProgress, best_of
+from raypose.checkpoint.locate import SUMMARY
 from raypose.engine.report import publish_report
 from raypose.engine.restore import load_average
 from raypose.engine.setup import Parts
@@ -17,7 +18,6 @@ from raypose.telemetry import Reporter, RunFinished
 from raypose.telemetry.logbook import read_rows
 
 Summary = dict[str, Any]
-SUMMARY_KEY = "summary.json"
 
 
 def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary | None:
@@ -50,7 +50,7 @@ def finish(parts: Parts, progress: TrainProgress, report: Reporter) -> Summary |
         trained=trained,
     )
     summary = _summary(parts, progress, best, evaluation.metrics, trained)
-    parts.store.write(SUMMARY_KEY, json.dumps(summary, indent=1).encode())
+    parts.store.write(SUMMARY, json.dumps(summary, indent=1).encode())
     report(RunFinished(summary))
     return summary
 

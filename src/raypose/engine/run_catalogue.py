@@ -9,14 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from raypose.checkpoint import CheckpointStore, SavedCheckpoint, best_first, config_of_run, run_of, select_expired
-from raypose.checkpoint.locate import CONFIG
+from raypose.checkpoint.locate import CONFIG, SUMMARY
 from raypose.config import RunConfig
 from raypose.errors import CheckpointError, ConfigError, RayposeError
 from raypose.storage import ObjectStore, StoredObject, is_remote, open_store
 from raypose.structures import json_ready
 
 _CHECKPOINTS = "checkpoints/"
-_SUMMARY = "summary.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,13 +180,13 @@ def _read(name: str, store: ObjectStore, objects: Sequence[StoredObject]) -> Run
 
 
 def _status(store: ObjectStore, objects: Sequence[StoredObject]) -> str:
-    if not any(one.key == _SUMMARY for one in objects):
+    if not any(one.key == SUMMARY for one in objects):
         return "not finished"
     try:
-        return str(json.loads(store.read(_SUMMARY))["status"])
+        return str(json.loads(store.read(SUMMARY))["status"])
     except (ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"{store.place(_SUMMARY)}: no summary of a run ({error!r}); resume the run to write it again"
+            f"{store.place(SUMMARY)}: no summary of a run ({error!r}); resume the run to write it again"
         ) from error
 
 

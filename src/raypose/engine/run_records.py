@@ -10,13 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from raypose.checkpoint import config_of_run, run_of
+from raypose.checkpoint.locate import SUMMARY
 from raypose.config.load import dotted
 from raypose.errors import CheckpointError
 from raypose.evaluate.run_comparison import RunRecord
 from raypose.storage import ObjectStore
 from raypose.telemetry.logbook import read_rows
 
-_SUMMARY = "summary.json"
 _PLACE = ("epoch", "step")
 
 
@@ -56,14 +56,14 @@ def read_run(reference: str | Path) -> RunRecord:
 
 
 def _summary(store: ObjectStore) -> dict[str, Any]:
-    if not store.exists(_SUMMARY):
+    if not store.exists(SUMMARY):
         return {}
     try:
-        summary = json.loads(store.read(_SUMMARY))
+        summary = json.loads(store.read(SUMMARY))
     except ValueError as error:
-        raise CheckpointError(f"{store.place(_SUMMARY)}: {error}; validate the run again with 'raypose val'") from error
+        raise CheckpointError(f"{store.place(SUMMARY)}: {error}; validate the run again with 'raypose val'") from error
     if not isinstance(summary, dict) or not isinstance(summary.get("best"), dict):
-        raise CheckpointError(f"{store.place(_SUMMARY)}: no summary of a run (no 'best' in it); restore the file")
+        raise CheckpointError(f"{store.place(SUMMARY)}: no summary of a run (no 'best' in it); restore the file")
     return summary
 
 

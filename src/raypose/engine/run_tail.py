@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from raypose.checkpoint.locate import CONFIG, SUMMARY
 from raypose.errors import CheckpointError
 from raypose.storage import ObjectStore, open_store
 from raypose.telemetry.logbook import read_rows
-
-CONFIG_KEY = "config.yaml"
-SUMMARY_KEY = "summary.json"
 
 
 def tail(run: str, *, last: int, wait: Callable[[], object] | None = None) -> Iterator[dict[str, Any]]:
@@ -20,8 +18,8 @@ def tail(run: str, *, last: int, wait: Callable[[], object] | None = None) -> It
     Raises CheckpointError where there is no run.
     """
     store = open_store(run)
-    if not store.exists(CONFIG_KEY):
-        raise CheckpointError(f"{store.url}: no run there (no {CONFIG_KEY}); 'raypose runs list' names those there are")
+    if not store.exists(CONFIG):
+        raise CheckpointError(f"{store.url}: no run there (no {CONFIG}); 'raypose runs list' names those there are")
     rows = list(read_rows(store))
     yield from rows[-last:] if last else ()
     told = _place(rows[-1]) if rows else (-1, "")
@@ -39,4 +37,4 @@ def _place(row: dict[str, Any]) -> tuple[int, str]:
 
 
 def _has_ended(store: ObjectStore) -> bool:
-    return store.exists(SUMMARY_KEY)
+    return store.exists(SUMMARY)

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from raypose.checkpoint.locate import CONFIG, SUMMARY
 from raypose.config import RunConfig, dump_config
 from raypose.errors import ConfigError, RayposeError, TrainingError
 from raypose.launch.claim import Claim
@@ -29,7 +30,6 @@ from raypose.telemetry.listeners import reporting
 
 _POLL_S = 0.3
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_SUMMARY = "summary.json"
 
 
 def train(
@@ -57,18 +57,18 @@ def train(
         tell(WorkersStarting(_workers_in_words(config), cluster_address()))
         with ray_cluster(_local_cpus(config)), scratch_folder("ray") as records:
             # Once there is a cluster: where none answers, no run has begun whose name would be taken then.
-            if not resume and not store.write_new("config.yaml", dump_config(config).encode()):
+            if not resume and not store.write_new(CONFIG, dump_config(config).encode()):
                 raise ConfigError(name_in_use(config, store))  # begun by somebody else since it was checked
             _fit(config, store, tell, records, should_stop, until_epoch)
-    return dict(json.loads(store.read(_SUMMARY)))
+    return dict(json.loads(store.read(SUMMARY)))
 
 
 def _complete(config: RunConfig, store: ObjectStore) -> dict[str, Any]:
     """The summary of a run that has nothing left to do; empty where something is, or other settings are asked for."""
-    if not store.exists(_SUMMARY) or store.read("config.yaml") != dump_config(config).encode():
+    if not store.exists(SUMMARY) or store.read(CONFIG) != dump_config(config).encode():
         return {}
     try:
-        summary = dict(json.loads(store.read(_SUMMARY)))
+        summary = dict(json.loads(store.read(SUMMARY)))
     except ValueError:  # damaged: it is written anew
         return {}
     return summary if summary.get("status") == "completed" else {}

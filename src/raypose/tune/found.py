@@ -12,6 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from raypose.checkpoint import CheckpointStore
+from raypose.checkpoint.locate import SUMMARY
 from raypose.config import dump_config, parse_config
 from raypose.config.load import dotted
 from raypose.errors import CheckpointError
@@ -26,7 +27,6 @@ from raypose.tune.schema import SweepConfig
 
 SWEEP_FILE = "sweep.yaml"
 BASE_FILE = "base.yaml"
-_SUMMARY = "summary.json"
 
 
 def write_sweep(sweep: Sweep, store: ObjectStore) -> None:
@@ -82,9 +82,9 @@ def _found(sweep: Sweep, trial: Trial, run: ObjectStore, generation: int, costs:
     """The trial as its run stands: what the sweep did not live to write down is read from there."""
     if trial.is_final:
         return trial
-    if run.exists(_SUMMARY):
+    if run.exists(SUMMARY):
         trial = _measured_by(trial, run, sweep, costs, until_step=None)
-        return replace(trial, status="finished", steps=json.loads(run.read(_SUMMARY))["steps"], reason="")
+        return replace(trial, status="finished", steps=json.loads(run.read(SUMMARY))["steps"], reason="")
     saved = CheckpointStore(run).saved()
     newest_step = saved[-1].step if saved else 0
     trial = _measured_by(trial, run, sweep, costs, until_step=newest_step)
