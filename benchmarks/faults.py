@@ -35,7 +35,6 @@ from raypose.config.s3_url import S3Location
 from raypose.data.manifest import read_manifest
 from raypose.storage import open_store
 from tests.data_sets import build_synthetic, tiny_run
-from tests.ports import free_ports
 from tests.s3.conftest import below
 from tests.s3.downloads import kill_who_downloads
 from tests.s3.faulty_proxy import Choice, Fault, Request, proxy_to, some_of_all
@@ -280,7 +279,7 @@ def main() -> None:
     if ended.exit_code:
         sys.exit(f"the undisturbed run failed: {ended.line}")
     print(f"undisturbed, from local folders: exit code {ended.exit_code} after {ended.seconds:.1f} s", flush=True)
-    with ceph_gateway(work / "rgw", *free_ports(2)) as gateway:
+    with ceph_gateway(work / "rgw") as gateway:
         bench = Bench(gateway, work, _newest(run))
         upload_sets(data, gateway.endpoint, BUCKET)
         chosen = [scenario for scenario in SCENARIOS if not options.only or scenario.__name__ in options.only]

@@ -17,11 +17,11 @@ from tests.s3.servers import ceph_gateway, make_bucket, missing_ceph_programs
 @contextlib.contextmanager
 def s3_server(folder: Path) -> Iterator[tuple[str, str]]:
     """Name and endpoint of a server in processes of its own, which end with the block."""
-    port = free_port()
     if not missing_ceph_programs():
-        with ceph_gateway(folder, port, free_port()) as gateway:
+        with ceph_gateway(folder) as gateway:
             yield "Ceph RGW", gateway.endpoint
         return
+    port = free_port()
     server = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
         stdout=subprocess.DEVNULL,

@@ -23,7 +23,6 @@ from raypose.launch.local_nodes import LocalCluster
 from raypose.storage import ObjectStore, open_store
 from tests.commands import RAYPOSE, newest_step
 from tests.data_sets import build_synthetic, tiny_run
-from tests.ports import free_port
 from tests.s3.servers import CEPH_PACKAGES, ceph_gateway, make_bucket, missing_ceph_programs, s3_environment
 from tests.tune.sweep_files import tiny_sweep
 
@@ -41,10 +40,10 @@ def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
     folder = tmp_path_factory.mktemp("bucket")
     data = build_synthetic(folder / "data")
-    port = free_port()
     with (
-        s3_environment(f"http://127.0.0.1:{port}"),  # first: the gateway makes a user with the keys that it finds there
-        ceph_gateway(folder / "rgw", port, free_port()) as gateway,
+        s3_environment(),  # first: the gateway makes a user with the keys that it finds there
+        ceph_gateway(folder / "rgw") as gateway,
+        s3_environment(gateway.endpoint),
     ):
         make_bucket(gateway.endpoint, "people")
         store = open_store(BUCKET)

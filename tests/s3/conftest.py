@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from raypose.config.s3_url import S3Location
-from tests.ports import free_port, free_ports
+from tests.ports import free_port
 from tests.s3.faulty_proxy import FaultyProxy, proxy_to
 from tests.s3.servers import (
     CEPH_PACKAGES,
@@ -51,7 +51,7 @@ def moto_endpoint(s3_credentials: None) -> Iterator[str]:
 def rgw(s3_credentials: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     if missing := missing_ceph_programs():
         pytest.skip(f"no Ceph here ({', '.join(missing)} not found); apt-get install {CEPH_PACKAGES}")
-    with ceph_gateway(tmp_path_factory.mktemp("ceph") / "rgw", *free_ports(2)) as gateway:
+    with ceph_gateway(tmp_path_factory.mktemp("ceph") / "rgw") as gateway:
         make_bucket(gateway.endpoint, BUCKET)
         yield gateway
 

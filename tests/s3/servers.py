@@ -16,6 +16,8 @@ import pytest
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
 
+from tests.ports import free_ports
+
 CEPH_RGW = Path(__file__).with_name("ceph-rgw")
 CEPH_PROGRAMS = ("ceph-mon", "ceph-osd", "radosgw", "radosgw-admin", "ceph", "monmaptool", "curl")
 CEPH_PACKAGES = "ceph-mon ceph-osd radosgw ceph-common"
@@ -97,9 +99,9 @@ class Moto:
 
 
 @contextmanager
-def ceph_gateway(folder: Path, port: int, monitor_port: int) -> Iterator[Gateway]:
+def ceph_gateway(folder: Path) -> Iterator[Gateway]:
     """A gateway with monitor and OSD in memory, about 12 s to start."""
-    start = [CEPH_RGW, "start", folder, str(port), str(monitor_port)]
+    start = [CEPH_RGW, "start", folder, *map(str, free_ports(2))]
     try:
         subprocess.run(start, check=True, timeout=300, stdout=subprocess.PIPE)
         yield Gateway(folder)
