@@ -159,6 +159,21 @@ def test_a_checkpoint_is_not_continued_under_another_recipe(data: Path, tmp_path
         train(other)
 
 
+def test_a_run_that_goes_on_in_another_precision_says_so(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`auto` is what the machines can do, and those that continue a run may be others."""
+    config = run_of(data, tmp_path, "checkpoint.every_steps=3")
+
+    def train_where(native_bfloat16: bool, cut_after: int | None = None) -> str:
+        monkeypatch.setattr("raypose.engine.precision.multiplies_bfloat16", lambda device_type: native_bfloat16)
+        events, _ = train(config, cut_after=cut_after)
+        return " ".join(event.text for event in events if isinstance(event, Notice))
+
+    assert "computed in" not in train_where(True, cut_after=4) + train_where(True, cut_after=8)
+    assert "computed in bfloat16 up to step 6 and goes on in float32" in train_where(False)
+
+
 def random_kills(seed: int) -> list[Kill]:
     """At all kinds of moments: between steps, in steps, in validations, and while a checkpoint is being written."""
     rng = random.Random(seed)

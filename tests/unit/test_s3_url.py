@@ -101,6 +101,13 @@ def test_a_url_with_credentials_is_refused_without_repeating_them(url: str) -> N
         assert not any(part in str(refusal.value) for part in (SECRET, SECRET.replace("/", "_"), "K7MDENG"))
 
 
+@pytest.mark.parametrize("url", ["gs://poses/runs", "https://host/runs", "file:///data/runs"])
+def test_other_storage_is_a_wrong_setting(url: str) -> None:
+    for refuse in (open_store, lambda url: load_config(None, [*DATA, f"storage={url}"])):
+        with pytest.raises(ConfigError, match=r"give a local folder or an s3:// URL"):
+            refuse(url)
+
+
 def test_a_key_may_look_like_an_address() -> None:
     assert S3Location.parse("s3://poses/mail/me@example.org/a:b@2x.jpg").prefix == "mail/me@example.org/a:b@2x.jpg"
 

@@ -283,6 +283,10 @@ def test_what_is_not_there_has_a_code_too(method: str, path: str, expected: tupl
     assert code(ask(path=path, method=method, content=content)) == expected
 
 
+def test_a_wrong_method_is_told_which_ones_there_are() -> None:
+    assert ask(path="/v1/predict", method="GET").headers["Allow"] == "POST"
+
+
 def test_a_body_that_is_too_large_is_refused_whether_it_says_so_or_not() -> None:
     async def pieces() -> Any:
         for _ in range(20):
@@ -340,7 +344,9 @@ def test_a_full_queue_refuses_and_says_when_to_come_back() -> None:
 def test_a_key_lets_in_and_its_absence_does_not() -> None:
     key = f'access.api_keys=["sha256:{hashlib.sha256(b"secret").hexdigest()}"]'
     image = red_square()
-    assert code(ask(key, content=image)) == (401, "unauthorized")
+    without = ask(key, content=image)
+    assert code(without) == (401, "unauthorized")
+    assert without.headers["WWW-Authenticate"].startswith("Bearer ")  # as RFC 9110 wants it of every 401
     assert code(ask(key, content=image, headers={"X-API-Key": "Secret"})) == (401, "unauthorized")
     assert people(ask(key, content=image, headers={"X-API-Key": "secret"}))
     assert people(ask(key, content=image, headers={"Authorization": "Bearer secret"}))

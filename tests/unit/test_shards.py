@@ -31,7 +31,7 @@ from raypose.data.importers import source_of
 from raypose.data.manifest import Counts, Manifest, ShardInfo, read_manifest
 from raypose.data.shard import ShardReader, ShardWriter
 from raypose.data.shard_set import ShardSet
-from raypose.errors import DataError, ShardCorruptError, StorageError
+from raypose.errors import ConfigError, DataError, ShardCorruptError
 from raypose.storage import open_store
 from raypose.structures import People, Sample, Skeleton
 from tests.remote_store import RemoteStore
@@ -301,7 +301,7 @@ def test_threads_may_read_while_few_shards_stay_open(built: Path, monkeypatch: p
 def test_a_folder_without_manifest_says_what_to_run(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="raypose data build"):
         ShardSet.open(str(tmp_path))
-    with pytest.raises(StorageError):
+    with pytest.raises(ConfigError):
         ShardSet.open("ftp://host/set")
 
 

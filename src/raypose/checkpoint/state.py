@@ -104,6 +104,8 @@ class TrainProgress:
     """How many steps those are."""
     epoch_seconds: float = 0.0
     """How long they took."""
+    precision: str | None = None
+    """What `train.precision` came to. None in checkpoints from before it was kept."""
 
     def judged(self, metric: str, value: float | None, epoch: int) -> TrainProgress:
         """After a validation that measured `value` (higher is better, None undefined) at the end of `epoch`.

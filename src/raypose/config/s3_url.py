@@ -53,6 +53,8 @@ class S3Location:
     def parse(cls, url: str) -> Self:
         """Read a URL; raises ConfigError, without its secrets, where it has any or is not one."""
         refuse_secrets(url)
+        if is_remote(url) and not url.startswith(SCHEME):
+            raise ConfigError(f"{url}: this kind of storage is not supported; give a local folder or an s3:// URL")
         path, _, query = url.removeprefix(SCHEME).partition("?")
         bucket, _, prefix = path.partition("/")
         if not url.startswith(SCHEME) or not _BUCKET.fullmatch(bucket):
@@ -77,6 +79,11 @@ class S3Location:
     def below(self, key: str) -> Self:
         """The location of a key, reached the same way."""
         return replace(self, prefix="/".join(part for part in (self.prefix, key.strip("/")) if part))
+
+
+def is_remote(place: str) -> bool:
+    """Whether a user's words name an object store rather than a local path."""
+    return "://" in place
 
 
 def refuse_secrets(url: str) -> None:

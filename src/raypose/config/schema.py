@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
 
 from raypose.config.byte_size import ByteBudget, ByteSize
-from raypose.config.s3_url import SCHEME, S3Location
+from raypose.config.s3_url import S3Location, is_remote
 from raypose.errors import ConfigError
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -30,7 +30,7 @@ DEFAULT_CACHE_BYTES = 50 * 2**30
 
 
 def _check_place(place: str) -> str:
-    if place.startswith(SCHEME):
+    if is_remote(place):
         try:
             S3Location.parse(place)
         except ConfigError as error:
@@ -44,7 +44,7 @@ Place = Annotated[str, AfterValidator(_check_place)]
 
 def absolute_place(place: str, folder: Path) -> str:
     """A path as it is meant in `folder`; a URL as it is."""
-    return place if "://" in place else str(folder.absolute() / Path(place).expanduser())
+    return place if is_remote(place) else str(folder.absolute() / Path(place).expanduser())
 
 
 class _Section(BaseModel):

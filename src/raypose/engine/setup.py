@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -141,6 +141,7 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
     if snapshot is not None:
         snapshot.identity.require_same(identity, f"{store.url}: checkpoint of step {snapshot.progress.step}")
         progress = restore(snapshot, model, train_step.average, train_step.optimizer)
+        _say_if_computed_otherwise(progress, train_step.precision, report)
     return Parts(
         config=config,
         world=world,
@@ -154,8 +155,20 @@ def prepare(config: RunConfig, world: World, store: ObjectStore, report: Reporte
         choice=choice,
         train_step=train_step,
         judge=judge,
-        progress=progress,
+        progress=replace(progress, precision=train_step.precision.name),
     )
+
+
+def _say_if_computed_otherwise(progress: TrainProgress, precision: Precision, report: Reporter) -> None:
+    """`train.precision: auto` may come to something else on the machines that continue a run."""
+    if progress.precision not in (None, precision.name):
+        report(
+            Notice(
+                f"this run computed in {progress.precision} up to step {progress.step} and goes on in"
+                f" {precision.name}, which is what train.precision: auto comes to here; its weights will not be those"
+                " of an uninterrupted run"
+            )
+        )
 
 
 def _plan(config: RunConfig, train_set: ShardSet) -> Plan:

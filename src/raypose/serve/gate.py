@@ -60,7 +60,11 @@ class Keys:
         # All of them, so that the time says nothing about which one was nearly right.
         matching = [hmac.compare_digest(digest, known) for digest in digests for known in self._hashes]
         if not any(matching):
-            raise Problem("unauthorized", "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'")
+            raise Problem(
+                "unauthorized",
+                "send a valid key as 'Authorization: Bearer KEY' or 'X-API-Key: KEY'",
+                headers={"WWW-Authenticate": 'Bearer realm="raypose"'},
+            )
 
 
 def describe_keys(app: FastAPI) -> None:

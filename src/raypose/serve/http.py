@@ -127,7 +127,8 @@ def _add_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def http_error(request: Request, error: HTTPException) -> JSONResponse:
         code = {404: "not_found", 405: "method_not_allowed"}.get(error.status_code, "bad_body")
-        return await problem(request, Problem(code, f"{request.method} {request.url.path[:200]}: {error.detail}"))
+        message = f"{request.method} {request.url.path[:200]}: {error.detail}"
+        return await problem(request, Problem(code, message, headers=error.headers))
 
 
 def _add_predict(app: FastAPI, service: Service) -> None:

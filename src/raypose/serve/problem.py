@@ -11,23 +11,25 @@ _DETAIL_CHARACTERS = 500
 
 
 class Problem(Exception):  # noqa: N818 (it is an answer, too: one bad image is told beside the good ones)
-    """`code` is one of `CODES` and stays as it is from version to version; `message` is for people."""
+    """`code` is one of `CODES` and stays as it is from version to version; `message` is for people.
 
-    def __init__(self, code: str, message: str, *, retry_after_s: int | None = None) -> None:
+    `headers` are what the response says beside its body.
+    """
+
+    def __init__(
+        self, code: str, message: str, *, retry_after_s: int | None = None, headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(code, message)
         self.code = code
         self.message = message
-        self.retry_after_s = retry_after_s
+        self.headers = dict(headers or {})
+        if retry_after_s is not None:
+            self.headers["Retry-After"] = str(retry_after_s)
 
     @property
     def status(self) -> int:
         """The HTTP status that goes with the code."""
         return CODES[self.code]
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """What the response says beside its body."""
-        return {} if self.retry_after_s is None else {"Retry-After": str(self.retry_after_s)}
 
     def to_dict(self) -> dict[str, Any]:
         """As the JSON of an answer has it."""

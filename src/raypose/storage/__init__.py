@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from raypose.config.s3_url import SCHEME, S3Location, hide_secrets
+from raypose.config.s3_url import S3Location, is_remote
 from raypose.errors import StorageError, StorageUnavailableError
 from raypose.storage.base import ObjectStore, StoredObject
 from raypose.storage.local import LocalStore
@@ -29,14 +29,11 @@ _JOB_FOLDERS = "working_dir_files"
 
 def open_store(url: str) -> ObjectStore:
     """The store that a user's path or URL names. Nothing is asked of its server yet."""
-    if url.startswith(SCHEME):
+    if is_remote(url):
+        location = S3Location.parse(url)
         from raypose.storage.s3 import S3Store  # boto3 takes a good part of a second to load
 
-        return S3Store(S3Location.parse(url))
-    if is_remote(url):
-        raise StorageError(
-            f"{hide_secrets(url)}: this kind of storage is not supported; give a local folder or an s3:// URL"
-        )
+        return S3Store(location)
     return LocalStore(Path(url))
 
 
@@ -86,8 +83,3 @@ def require_lasting(store: ObjectStore, setting: str) -> None:
             f"{setting}: {store.url} lies in the working directory of a Ray job, which Ray removes; give an s3:// URL,"
             " or an absolute path that all nodes see"
         )
-
-
-def is_remote(url: str) -> bool:
-    """Whether a user's words name an object store rather than a local path."""
-    return "://" in url
