@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from raypose.errors import ConfigError
 from raypose.launch.nodes import cpus_for_each, share_for
 
 
@@ -39,13 +40,20 @@ GPU_NODES = [{"CPU": 64.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 1.0}]
         (GPU_NODES, 4, "auto", (4, 0.5)),
         (GPU_NODES, 12, "cuda", (1, 0.1666)),  # six on a GPU: Ray would make 0.1667 of a sixth, and have room for five
         (GPU_NODES, 2, "cpu", (32, 0.0)),
-        ([{"CPU": 4.0}], 2, "cuda", (1, 1.0)),  # nodes with GPUs are yet to come
     ],
 )
 def test_workers_that_predict_fit_their_nodes(
     nodes: list[dict[str, float]], workers: int, device: str, expected: tuple[int, float]
 ) -> None:
     assert share_for(nodes, workers, device) == expected
+
+
+def test_workers_wait_for_gpus_of_a_cluster_and_not_for_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    assert share_for([{"CPU": 4.0}], 2, "cuda") == (1, 1.0)  # an autoscaler may bring them
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(ConfigError, match=r"device cuda: .* no GPU on this machine; use cpu or auto"):
+        share_for([{"CPU": 4.0}], 2, "cuda")
 
 
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=5), st.integers(1, 12))

@@ -7,6 +7,9 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 
+from raypose.errors import ConfigError
+from raypose.launch.cluster import cluster_address
+
 _LOOK_EVERY_S = 1.0
 _COORDINATOR = "AutoscalingCoordinator"
 """Name and namespace of Ray's actor that tells Ray Train what there is room for."""
@@ -39,11 +42,13 @@ def cpus_for_each(nodes: Sequence[Mapping[str, float]], workers: int, *, gpus: f
 def share_for(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -> tuple[int, float]:
     """Whole CPUs, and GPUs, for each of `workers` that predict on `device`; fewer GPUs than workers are shared.
 
-    `nodes` are the resources of each.
+    `nodes` are the resources of each. Raises ConfigError where they would wait for a GPU that cannot come.
     """
-    gpus = sum(node.get("GPU", 0.0) for node in nodes)
+    gpus = gpus_of(nodes)
     if not uses_gpu(nodes, device):
         return int(cpus_for_each(nodes, workers)), 0.0
+    if not gpus and cluster_address() is None:  # a cluster may grow, this machine does not
+        raise ConfigError(f"device {device}: Ray finds no GPU on this machine; use cpu or auto")
     on_one = math.ceil(workers / gpus) if gpus else 1
     share = _GPU_PARTS // on_one / _GPU_PARTS
     return int(cpus_for_each(nodes, workers, gpus=share)), share
@@ -51,7 +56,12 @@ def share_for(nodes: Sequence[Mapping[str, float]], workers: int, device: str) -
 
 def uses_gpu(nodes: Sequence[Mapping[str, float]], device: str) -> bool:
     """Whether workers on `device` need GPUs; `auto` takes them where a node has some."""
-    return device.startswith("cuda") or (device == "auto" and any(node.get("GPU", 0.0) > 0 for node in nodes))
+    return device.startswith("cuda") or (device == "auto" and gpus_of(nodes) > 0)
+
+
+def gpus_of(nodes: Sequence[Mapping[str, float]]) -> float:
+    """GPUs of all nodes together, by the resources of each."""
+    return sum(node.get("GPU", 0.0) for node in nodes)
 
 
 class NodeWatch:

@@ -15,7 +15,7 @@ from raypose.engine.validate import chunks_of, decoding_threads, predict_chunks
 from raypose.errors import ConfigError
 from raypose.inference import Predictor
 from raypose.launch.cluster import ray_cluster
-from raypose.launch.nodes import alive_nodes, share_for, uses_gpu
+from raypose.launch.nodes import alive_nodes, gpus_of, share_for, uses_gpu
 from raypose.launch.spread import RayTasks
 from raypose.structures import ImageResult
 
@@ -65,7 +65,7 @@ def predict_on_ray(candidate: Candidate, shards: ShardSet, *, batch: int, worker
 
 def _tasks(device: str, workers: int) -> RayTasks:
     nodes = alive_nodes()
-    gpus = int(sum(node.get("GPU", 0.0) for node in nodes)) if uses_gpu(nodes, device) else 0
+    gpus = int(gpus_of(nodes)) if uses_gpu(nodes, device) else 0
     # A worker has a GPU to itself: where there are fewer of them, the others wait for their turn.
     cpus, each_gpus = share_for(nodes, min(workers, gpus or workers), device)
     return RayTasks(workers, cpus=cpus, gpus=each_gpus)
