@@ -6,6 +6,7 @@ import json
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -371,6 +372,28 @@ def test_names_are_written_beside_keypoints_where_they_are_asked_for(tmp_path: P
         cv2.imread(str(tmp_path / text / "pictures" / "a.png.jpg")).astype(int) for text in ("none", "names")
     )
     assert (np.abs(named - plain).max(axis=2) > 60).sum() > 50
+
+
+class FitsThumbnails(BrightestPixel):
+    def fit(self, image: ImageArray, where: str) -> Fitted:
+        return super().fit(image[::64, ::64].copy(), where)
+
+
+def test_large_photos_do_not_fill_memory_while_they_wait_to_be_drawn_on(tmp_path: Path) -> None:
+    side, photos = 2_200, 32
+    pixel_bytes = 3 * side * side
+    first = write_image(tmp_path / "in" / "0.png", picture(1_000, 2_000, width=side, height=side))
+    for number in range(1, photos):
+        (tmp_path / "in" / f"{number}.png").hardlink_to(first)
+    tracemalloc.start()
+    predicted(tmp_path / "in", tmp_path / "out", replace(PLAIN, pictures=True), FitsThumbnails(), batch=photos)
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < photos * pixel_bytes * 0.8  # all of them were there before the first was drawn on
+    drawn = sorted((tmp_path / "out" / "pictures").iterdir())
+    assert len({path.read_bytes() for path in drawn}) == 1
+    assert np.abs(cv2.imread(str(drawn[0])).astype(int) - 40)[1_950:2_050, 950:1_050].max() > 60
+    assert len(drawn) == photos
 
 
 def test_a_video_that_breaks_off_is_reported_after_the_frames_it_has(tmp_path: Path) -> None:

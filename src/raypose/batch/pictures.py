@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,8 +42,8 @@ class Pen:
 class Drawing(Protocol):
     """Pictures of one part."""
 
-    def add(self, name: str, image_HW3: ImageArray, poses: Poses, id_N: IntArray | None) -> None:
-        """Draw one image or frame and keep it."""
+    def add(self, name: str, pixels: Callable[[], ImageArray], poses: Poses, id_N: IntArray | None) -> None:
+        """Draw on one image or frame and keep it. `pixels` is called once, when its turn comes."""
 
     def finish(self) -> None:
         """Return once everything is kept."""
@@ -61,7 +62,7 @@ def picture_key(name: str, suffix: str) -> str:
 class NoDrawing:
     """Where no pictures are wanted."""
 
-    def add(self, name: str, image_HW3: ImageArray, poses: Poses, id_N: IntArray | None) -> None: ...
+    def add(self, name: str, pixels: Callable[[], ImageArray], poses: Poses, id_N: IntArray | None) -> None: ...
 
     def finish(self) -> None: ...
 
@@ -80,8 +81,8 @@ class JpegDrawing:
         self._pool = ThreadPoolExecutor(_WRITERS, thread_name_prefix="raypose-pictures")
         self._pending: deque[Future[None]] = deque()
 
-    def add(self, name: str, image_HW3: ImageArray, poses: Poses, id_N: IntArray | None) -> None:
-        self._pending.append(self._pool.submit(self._draw, name, image_HW3, poses, id_N))
+    def add(self, name: str, pixels: Callable[[], ImageArray], poses: Poses, id_N: IntArray | None) -> None:
+        self._pending.append(self._pool.submit(self._draw, name, pixels, poses, id_N))
         if len(self._pending) > _PENDING:
             self._pending.popleft().result()
 
@@ -95,8 +96,8 @@ class JpegDrawing:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(cancel_futures=True)
 
-    def _draw(self, name: str, image_HW3: ImageArray, poses: Poses, id_N: IntArray | None) -> None:
-        self._store.write(picture_key(name, ".jpg"), encode_jpeg(self._pen.draw(image_HW3, poses, id_N)))
+    def _draw(self, name: str, pixels: Callable[[], ImageArray], poses: Poses, id_N: IntArray | None) -> None:
+        self._store.write(picture_key(name, ".jpg"), encode_jpeg(self._pen.draw(pixels(), poses, id_N)))
 
 
 class VideoDrawing:
@@ -112,8 +113,8 @@ class VideoDrawing:
         self._path = Path(self._folder.name, f"drawn.{video_format}")
         self._writer: cv2.VideoWriter | None = None
 
-    def add(self, name: str, image_HW3: ImageArray, poses: Poses, id_N: IntArray | None) -> None:
-        drawn_HW3 = self._pen.draw(image_HW3, poses, id_N)
+    def add(self, name: str, pixels: Callable[[], ImageArray], poses: Poses, id_N: IntArray | None) -> None:
+        drawn_HW3 = self._pen.draw(pixels(), poses, id_N)
         if self._writer is None:
             self._writer = self._open(drawn_HW3.shape[1], drawn_HW3.shape[0])
         self._writer.write(cv2.cvtColor(drawn_HW3, cv2.COLOR_RGB2BGR))

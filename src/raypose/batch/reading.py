@@ -24,6 +24,8 @@ T = TypeVar("T")
 _READERS = 8
 _AHEAD = 16
 _VIDEO_THREADS = 2
+_KEPT_BYTES = 12 * 2**20
+"""Of an image: four megapixels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,16 @@ class Frame:
     name: str
     image_HW3: ImageArray
     number: int | None = None
+    encoded: bytes | None = None
+    """What it was decoded from, where that is a file of its own."""
+
+    def pixels_later(self) -> Callable[[], ImageArray]:
+        """The same pixels whenever they are asked for. Those of a large picture are decoded anew: there may be dozens
+        at a time, and in its file it takes a tenth of the room."""
+        encoded, image_HW3, name = self.encoded, self.image_HW3, self.name
+        if encoded is None or image_HW3.size <= _KEPT_BYTES:
+            return lambda: image_HW3
+        return lambda: decode_rgb(encoded, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +107,7 @@ class Reader:
 
 def _decoded(name: str, content: bytes, where: str) -> Frame | Unreadable:
     try:
-        return Frame(name, decode_rgb(content, where))
+        return Frame(name, decode_rgb(content, where), encoded=content)
     except DataError as error:
         return Unreadable(name, str(error))
 

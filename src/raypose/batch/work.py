@@ -50,14 +50,14 @@ class PosePredictor(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An image as the model takes it; its own pixels only where they are to be drawn on."""
+    """An image as the model takes it; its own pixels, when they are asked for, only where they are to be drawn on."""
 
     name: str
     number: int | None
     width: int
     height: int
     fitted: Fitted
-    image_HW3: ImageArray | None
+    pixels: Callable[[], ImageArray] | None
 
 
 class PartWork:
@@ -124,9 +124,9 @@ class PartWork:
 
     def _prepare(self, frame: Frame) -> _Ready:
         height, width = frame.image_HW3.shape[:2]
-        kept = frame.image_HW3 if self._settings.pictures else None
         fitted = self._predictor.fit(frame.image_HW3, frame.name)
-        return _Ready(frame.name, frame.number, width, height, fitted, kept)
+        pixels = frame.pixels_later() if self._settings.pictures else None
+        return _Ready(frame.name, frame.number, width, height, fitted, pixels)
 
     def _in_order(self, items: Iterable[_Ready | Unreadable], drawing: Drawing, tracker: Tracker | None) -> list[Found]:
         placed = sorted(self._predicted(items, drawing, tracker), key=itemgetter(0))
@@ -160,8 +160,8 @@ class PartWork:
             poses, id_N = tracker.update(poses)
         elif self._settings.track:  # a still image: the model was asked for more people than are wanted of it
             poses = poses_above(poses, self._settings.conf)
-        if one.image_HW3 is not None:
-            drawing.add(one.name, one.image_HW3, poses, id_N)
+        if one.pixels is not None:
+            drawing.add(one.name, one.pixels, poses, id_N)
         return Found(one.name, one.number, one.width, one.height, poses, id_N)
 
 
