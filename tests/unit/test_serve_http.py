@@ -202,6 +202,25 @@ def test_a_model_that_fails_on_every_image_is_told_from_images_that_every_model_
     assert {line["version"] for line in told} == {"a-v"}
 
 
+def test_a_model_that_hangs_makes_its_replica_unsound_until_it_comes_back() -> None:
+    async def go() -> int:
+        shelves = Shelves()
+        finder = shelves.add("a")
+        async with serving(shelves, config_for("a", "limits.request_s=0.05")) as (service, client):
+            finder.gate.clear()
+            given_up = await client.post("/v1/predict", content=red_square())
+            service.require_sound()  # slow is not hanging
+            await asyncio.sleep(0.15)
+            with pytest.raises(RayposeError, match=r"has not answered for \d+ s; this replica has to be replaced"):
+                service.require_sound()
+            finder.gate.set()
+            await waiting(lambda: not service._lanes.longest_call_s())
+            service.require_sound()
+            return given_up.status_code
+
+    assert run(go()) == 504
+
+
 def test_an_image_that_breaks_its_decoder_fails_alone(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -105,6 +105,7 @@ class Lanes:
         self._most = most
         self._observe = observe
         self._loop = loop
+        self._called_s: list[float | None] = [None] * count
         self._threads = [
             threading.Thread(target=self._work, args=(lane,), name=f"raypose-lane-{lane}", daemon=True)
             for lane in range(count)
@@ -116,6 +117,11 @@ class Lanes:
         """From any thread."""
         self._room.put(job)
 
+    def longest_call_s(self) -> float:
+        """How long the calls have lasted that models have not come back from."""
+        now_s = time.perf_counter()
+        return max(0.0 if called_s is None else now_s - called_s for called_s in list(self._called_s))
+
     def close(self) -> None:
         self._room.close()
         for thread in self._threads:
@@ -124,9 +130,10 @@ class Lanes:
     def _work(self, lane: int) -> None:
         while jobs := self._room.take(self._most):
             self._answer(lane, jobs)
+            self._called_s[lane] = None
 
     def _answer(self, lane: int, jobs: Sequence[Job]) -> None:
-        taken_s = time.perf_counter()
+        taken_s = self._called_s[lane] = time.perf_counter()
         try:
             found = jobs[0].model.find(lane, [job.fitted for job in jobs], [job.selection for job in jobs])
         except Exception as error:  # whatever a runtime throws is one request's misfortune, not the lane's end

@@ -29,6 +29,8 @@ from raypose.structures import ImageArray, Poses
 
 Made = TypeVar("Made")
 _SMOOTHING = 0.1
+_HANGS_AFTER = 3
+"""Times `limits.request_s`: nobody has waited for the answer for long."""
 """Weight of the newest image in the mean time an image takes, from which Retry-After is told."""
 
 
@@ -130,7 +132,10 @@ class Service:
         return [] if self.library.shelf is None else self.library.shelf.all()
 
     def require_sound(self) -> None:
-        """RayposeError where a model fails whatever it is given: another process may have a back end that works."""
+        """RayposeError where a model fails whatever it is given, or hangs: another process may have one that works."""
+        called_s = self._lanes.longest_call_s()
+        if called_s > _HANGS_AFTER * self.config.limits.request_s:
+            raise RayposeError(f"a model has not answered for {called_s:.0f} s; this replica has to be replaced")
         for _, model in self.models():
             if model.fault:
                 raise RayposeError(f"{model.version}, {model.compute}: {model.fault}; this replica has to be replaced")
