@@ -151,6 +151,22 @@ def test_threads_and_processes_change_nothing(
     assert there.images_read == here.images_read
 
 
+@pytest.mark.parametrize("hand_over", ["pictures", "pixels", "files"])
+def test_threads_that_share_the_images_of_a_batch_change_nothing(tmp_path: Path, hand_over: str) -> None:
+    damaged = write_shards(tmp_path / "shards", [sample(number, damaged=number % 11 == 7) for number in range(22)])
+    settings = {"hand_over": hand_over, "max_bad_fraction": 0.9}
+    alone, shared = make_loader(damaged, **settings), make_loader(damaged, threads=3, **settings)
+    for expected, found in zip(alone, shared, strict=True):
+        for lane in range(LANES):
+            if isinstance(found[lane], Batch):
+                assert_same(found[lane], expected[lane])
+            else:
+                assert_same(found[lane].labels, expected[lane].labels)
+                assert np.array_equal(found[lane].content, expected[lane].content)
+    assert (shared.images_read, shared.bad_images) == (alone.images_read, alone.bad_images)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("raypose-loader")]
+
+
 @pytest.mark.parametrize("kind", ["threads", "processes"])
 def test_a_batch_stays_as_it_was_while_later_ones_are_made(shards: ShardSet, kind: str) -> None:
     kept = list(make_loader(shards, kind=kind, loader_workers=2, end_step=6))
@@ -241,9 +257,9 @@ def test_an_error_from_a_thread_or_process_is_the_same_single_line(tmp_path: Pat
     samples = [sample(number, damaged=True) for number in range(22)]
     damaged = write_shards(tmp_path / "shards", samples)
     messages = []
-    for loader_workers, kind in ((0, "auto"), (2, "threads"), (1, "processes")):
+    for loader_workers, kind, threads in ((0, "auto", 1), (0, "auto", 2), (2, "threads", 1), (1, "processes", 1)):
         with pytest.raises(DataError) as caught:
-            list(make_loader(damaged, loader_workers=loader_workers, kind=kind))
+            list(make_loader(damaged, loader_workers=loader_workers, kind=kind, threads=threads))
         messages.append(str(caught.value))
     assert len(set(messages)) == 1
     assert "\n" not in messages[0]

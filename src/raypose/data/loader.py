@@ -7,10 +7,12 @@ where few are needed, start at once and share all memory; processes go on where 
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import replace
 from typing import Literal
 
+import cv2
 import numpy as np
 
 from raypose.config.schema import AugmentConfig
@@ -40,9 +42,10 @@ class TrainLoader:
     than `max_bad_fraction` are bad (of the images read or, until one epoch has passed, of an epoch's), iterating
     raises DataError with the last one's name. `epochs` says when `augment.close_mosaic` begins.
 
-    `loader_workers` 0 works in the caller's thread, when a batch is asked for. Otherwise so many threads or processes
-    (`kind`) make up to `batches_ahead` batches before they are asked for, which bounds memory. Threads and processes
-    end with the iterator, processes also with this process, however it ends.
+    `loader_workers` 0 works when a batch is asked for, in the caller's thread or, for him, in `threads` that share out
+    the images of the batch. Otherwise so many threads or processes (`kind`) make up to `batches_ahead` batches before
+    they are asked for, which bounds memory. Threads and processes end with the iterator, processes also with this
+    process, however it ends.
     `pin_memory` puts pixels where a GPU can copy them from while the program goes on. `hand_over` says how far batches
     are made: other than "pictures", they are SourceBatches. Images are decoded once where there are `pixels` to keep.
     """
@@ -60,6 +63,7 @@ class TrainLoader:
         start_step: int,
         end_step: int,
         loader_workers: int = 0,
+        threads: int = 1,
         kind: LoaderKind = "auto",
         batches_ahead: int | Literal["auto"] = "auto",
         max_bad_fraction: float = 0.0,
@@ -72,6 +76,7 @@ class TrainLoader:
         )
         self._steps = range(start_step, end_step)
         self._loader_workers = loader_workers
+        self._threads = threads
         self._in_threads = kind == "threads" or (kind == "auto" and loader_workers <= MAX_THREADS)
         self._batches_ahead = BATCHES_AHEAD * loader_workers if batches_ahead == "auto" else batches_ahead
         self._max_bad_fraction = max_bad_fraction
@@ -96,10 +101,23 @@ class TrainLoader:
     def _make(self, numbers: range) -> Generator[Made]:
         workers, ahead = self._loader_workers, self._batches_ahead
         if workers == 0:
-            return (self._make_here(number) for number in numbers)
+            return self._make_when_asked(numbers)
         if self._in_threads:
             return map_in_threads(self._make_here, numbers, threads=workers, ahead=ahead)
         return make_in_processes(self._source, numbers, workers=workers, ahead=ahead, allocate=self._allocate)
+
+    def _make_when_asked(self, numbers: range) -> Generator[Made]:
+        if self._threads == 1:
+            yield from map(self._make_here, numbers)
+            return
+        # OpenCV would divide the work on each image once more, among threads of its own.
+        before = cv2.getNumThreads()
+        cv2.setNumThreads(0)
+        try:
+            with ThreadPoolExecutor(self._threads, thread_name_prefix="raypose-loader") as threads:
+                yield from (self._source.make(number, self._allocate, threads) for number in numbers)
+        finally:
+            cv2.setNumThreads(before)
 
     def _make_here(self, number: int) -> Made:
         return self._source.make(number, self._allocate)

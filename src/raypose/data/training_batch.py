@@ -5,10 +5,11 @@ What a batch holds depends on (seed, step, lane) alone, never on who makes it or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -26,6 +27,8 @@ from raypose.vision.decode import decode_rgb, is_plain_jpeg, reduction_for
 from raypose.vision.device_table import TILES, SourceSize, tabulate
 from raypose.vision.targets import Layout, targets_of
 
+_Each = Callable[..., Iterator[Any]]
+"""`map`, or that of an executor."""
 MAX_REPLACEMENTS = 16
 """Partners tried in place of an image that does not decode, before giving up."""
 
@@ -81,31 +84,39 @@ class BatchSource:
         pictures = int(np.prod(self.image_shape))
         return pictures if self.hand_over == "pictures" else TILES * pictures
 
-    def make(self, number: int, allocate: Allocate) -> Made:
-        """The batch, its pixels in memory from `allocate`, which becomes part of it."""
+    def make(self, number: int, allocate: Allocate, threads: ThreadPoolExecutor | None = None) -> Made:
+        """The batch, its pixels in memory from `allocate`, which becomes part of it; `threads` share its images."""
         step, local_lane = divmod(number, len(self.lanes))
         refs = self.plan.references(self.start_step + step, self.lanes[local_lane])
-        reading = _Reading(self.shards, self.plan, self.imgsz, self.hand_over, self.pixels)
+        # Each image has its own, so that what is bad is told in the order of the batch, whoever finds it first.
+        readings = [_Reading(self.shards, self.plan, self.imgsz, self.hand_over, self.pixels) for _ in refs]
+        each: _Each = map if threads is None else threads.map
         if self.hand_over == "pictures":
-            batch: Batch | SourceBatch = self._pictures(refs, reading, allocate)
+            batch: Batch | SourceBatch = self._pictures(refs, readings, allocate, each)
         else:
-            batch = self._sources(number, refs, reading, allocate)
-        return Made(batch, reading.images_read, tuple(reading.bad))
+            batch = self._sources(number, list(each(self._design, refs, readings)), allocate)
+        return Made(
+            batch,
+            sum(reading.images_read for reading in readings),
+            tuple(chain.from_iterable(reading.bad for reading in readings)),
+        )
 
-    def _pictures(self, refs: Sequence[SampleRef], reading: _Reading, allocate: Allocate) -> Batch:
+    def _pictures(
+        self, refs: Sequence[SampleRef], readings: Sequence[_Reading], allocate: Allocate, each: _Each
+    ) -> Batch:
         image_B3HW = allocate(self.usual_bytes).reshape(self.image_shape)
-        ids, layouts = [], []
-        for planes_3HW, ref in zip(image_B3HW, refs, strict=True):
+
+        def draw(planes_3HW: ImageArray, ref: SampleRef, reading: _Reading) -> tuple[str, tuple[Layout, ...]]:
             sample_id, design = self._design(ref, reading)
             cv2.split(draw_design(design, self.imgsz), list(planes_3HW))  # 3 times as fast as a transposing copy
-            ids.append(sample_id)
-            layouts.append(design.layouts)
+            return sample_id, design.layouts
+
+        ids, layouts = zip(*each(draw, image_B3HW, refs, readings), strict=True)
         return self._labelled(image_B3HW, ids, layouts)
 
-    def _sources(self, number: int, refs: Sequence[SampleRef], reading: _Reading, allocate: Allocate) -> SourceBatch:
+    def _sources(self, number: int, designed: Sequence[tuple[str, Design]], allocate: Allocate) -> SourceBatch:
         ids, designs, contents, sizes = [], [], [], []
-        for ref in refs:
-            sample_id, design = self._design(ref, reading)
+        for sample_id, design in designed:
             ids.append(sample_id)
             designs.append(design)
             for tile in design.canvas.tiles:
@@ -163,7 +174,7 @@ def _size_on_device(source: Labelled) -> SourceSize:
 
 
 class _Reading:
-    """Reads and decodes the images of one batch, and keeps count of those that do not decode."""
+    """Reads and decodes the images that one picture is made of, and keeps count of those that do not decode."""
 
     def __init__(
         self, shards: ShardSet, plan: Plan, imgsz: int, hand_over: HandOver, pixels: PixelCache | None

@@ -88,6 +88,7 @@ class Parts:
             start_step=start_step,
             end_step=self.total_steps,
             loader_workers=_loader_workers(config, self.world),
+            threads=torch.get_num_threads(),  # which wait for the batch, and the model's have no other work
             kind=config.data.loader,
             batches_ahead=config.data.batches_ahead,
             max_bad_fraction=config.data.max_bad_fraction,
