@@ -26,6 +26,7 @@ from benchmarks.record import RESULTS, ROOT, machine, record
 from benchmarks.train_cpu import QUIET
 from raypose.config import RunConfig
 from raypose.errors import RunInterruptedError
+from raypose.launch.cluster import KEPT_MEMORY
 from raypose.telemetry import Event, StepsDone
 from tests.data_sets import build_synthetic, tiny_run
 from tests.ports import free_port
@@ -77,7 +78,7 @@ def measure(way: str, given: argparse.Namespace) -> float:
                 "--port", str(port), "--steady", str(given.steady), "--architecture", given.architecture,
                 "--imgsz", str(given.imgsz),
             ],
-            cwd=ROOT, env=os.environ | QUIET | threads, text=True,
+            cwd=ROOT, env=os.environ | QUIET | KEPT_MEMORY | threads, text=True,
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )
         for rank in range(processes)

@@ -7,9 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+from raypose.launch.cluster import KEPT_MEMORY
+
 ROOT = Path(__file__).parents[2]
 _CONTINUED = re.compile(r"\\\n\s*")
-COMMANDS = re.findall(r"^RUN (.*)$", _CONTINUED.sub("", (ROOT / "cluster/Dockerfile").read_text()), re.MULTILINE)
+DOCKERFILE = _CONTINUED.sub("", (ROOT / "cluster/Dockerfile").read_text())
+COMMANDS = re.findall(r"^RUN (.*)$", DOCKERFILE, re.MULTILINE)
 
 
 def command_with(text: str) -> str:
@@ -39,6 +42,11 @@ def test_a_login_shell_finds_the_programs_of_the_image(tmp_path: Path) -> None:
         ["/bin/sh", "-c", f'{reset}; . {profile}; echo "$PATH"'], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == f"/opt/raypose/bin:{reset.removeprefix('PATH=')}"
+
+
+def test_the_image_for_cpus_keeps_the_memory_that_training_frees() -> None:
+    (settings,) = re.findall(r"^ENV (MALLOC.*)$", DOCKERFILE, re.MULTILINE)
+    assert dict(setting.split("=") for setting in settings.split()) == KEPT_MEMORY
 
 
 def test_ray_up_can_copy_files_into_the_container() -> None:

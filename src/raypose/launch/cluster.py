@@ -7,10 +7,19 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from raypose.errors import ConfigError, TrainingError
 
+KEPT_MEMORY = {
+    "MALLOC_ARENA_MAX": "1",  # one heap for all threads, because those of their own are of 64 MB
+    "MALLOC_MMAP_THRESHOLD_": str(2**30),
+    "MALLOC_TRIM_THRESHOLD_": str(2**33),
+    "MALLOC_TOP_PAD_": str(2**26),
+}
+"""Has glibc keep what is freed, in processes that begin with it. A step on a CPU takes the same blocks as the one
+before, and by default large ones go back to the kernel, which clears every page of them anew: a twentieth of the step
+and more."""
 # Read by Ray when it is imported or started, so they are set before that happens.
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -23,13 +32,6 @@ _ENVIRONMENT = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5",
     # A worker process that does not even answer that it is alive (stopped, or on a host that hangs); by default 600 s.
     "RAY_TRAIN_WORKER_HEALTH_CHECK_TIMEOUT_S": "60",
-    # A step on a CPU takes and frees the same blocks as the one before. By default the C library gives large ones back
-    # to the kernel, which clears every page of them anew: up to a tenth of the step. Threads share one heap, for those
-    # of their own are of 64 MB.
-    "MALLOC_ARENA_MAX": "1",
-    "MALLOC_MMAP_THRESHOLD_": str(2**30),
-    "MALLOC_TRIM_THRESHOLD_": str(2**33),
-    "MALLOC_TOP_PAD_": str(2**26),
     # Ray starts workers at nice 15; on a machine that does something else, too, training would get what is left.
     "RAY_worker_niceness": "0",
 }
@@ -56,12 +58,13 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         require_answer(address)
     started_here = {} if address is not None else {"num_cpus": local_cpus, "include_dashboard": False}
     try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.WARNING,
-            **started_here,
-        )
+        with _inherited({} if address is not None else KEPT_MEMORY):
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **started_here,
+            )
     except Exception as error:  # Ray raises plain exceptions here
         raise TrainingError(_no_ray(address, error)) from error
     is_alone = address is None and _WATCHES_NODES not in os.environ
@@ -74,6 +77,18 @@ def ray_cluster(local_cpus: int | None = None) -> Iterator[None]:
         ray.shutdown()
         if is_alone:
             del os.environ[_WATCHES_NODES]
+
+
+@contextlib.contextmanager
+def _inherited(settings: Mapping[str, str]) -> Iterator[None]:
+    """Environment of the processes that are started in the block, as far as the user has not set it himself."""
+    added = settings.keys() - os.environ.keys()
+    os.environ.update({name: settings[name] for name in added})
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 def cluster_address() -> str | None:

@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from raypose.errors import ConfigError, TrainingError
+from raypose.launch.cluster import KEPT_MEMORY
 
 STATE_FILE = "cluster.json"
 _START_S = 120.0
@@ -162,7 +163,7 @@ def _start(folder: Path, name: str, place: Sequence[str], token: str, cpus: floa
         "--min-worker-port=0", "--max-worker-port=0", *place,
     ]  # fmt: skip
     environment = {
-        **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0",
+        **KEPT_MEMORY, **os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token, "RAY_worker_niceness": "0",
         # Nodes start a worker for each of their CPUs before anybody asks; here they share a few real ones.
         "RAY_prestart_worker_first_driver": "0",
         # Jobs call `raypose`, which is beside this interpreter and need not be on anybody's path.
