@@ -24,12 +24,13 @@ assert here == {**dict.fromkeys(KEPT_MEMORY), "MALLOC_TOP_PAD_": "4096"}, here
 
 def test_its_workers_keep_memory_and_this_process_stays_as_it_was() -> None:
     """Unless the user has said otherwise. What he starts later is no business of ours."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_MODE")}
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT],
         env=environment | {"MALLOC_TOP_PAD_": "4096"},
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
