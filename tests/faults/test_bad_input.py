@@ -246,7 +246,7 @@ RUNS = {
     "storage that is a file": failed(
         "train run.yaml storage=coco.json", "storage: ", "coco.json/new", "Not a directory"
     ),
-    "storage of an unknown kind": failed("train run.yaml storage=gs://x", "gs://x", "not supported"),
+    "storage of an unknown kind": usage("train run.yaml storage=gs://x", "gs://x", "not supported"),
     "name of an existing run": usage(
         "train run.yaml name=begun", "runs/begun", "--resume", "another name than 'begun'"
     ),

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from raypose.errors import StorageError, StorageUnavailableError
+from raypose.errors import ConfigError, StorageError, StorageUnavailableError
 from raypose.storage import ObjectStore, open_store, require_writable
 from raypose.storage.local import LocalStore, appearing
 from tests.store_contract import StoreContract, keys
@@ -162,7 +162,7 @@ def test_a_folder_without_permission_is_a_storage_error(tmp_path: Path) -> None:
 def test_open_store_takes_folders_and_refuses_what_it_does_not_know(tmp_path: Path) -> None:
     open_store(str(tmp_path)).write("key", b"1")
     assert (tmp_path / "key").read_bytes() == b"1"
-    with pytest.raises(StorageError, match="not supported"):
+    with pytest.raises(ConfigError, match="not supported"):
         open_store("ftp://host/folder")
 
 
