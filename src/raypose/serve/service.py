@@ -29,9 +29,9 @@ from raypose.structures import ImageArray, Poses
 
 Made = TypeVar("Made")
 _SMOOTHING = 0.1
+"""Weight of the newest image in the mean time an image takes, from which Retry-After is told."""
 _HANGS_AFTER = 3
 """Times `limits.request_s`: nobody has waited for the answer for long."""
-"""Weight of the newest image in the mean time an image takes, from which Retry-After is told."""
 
 
 @dataclass(frozen=True, slots=True)
