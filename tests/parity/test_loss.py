@@ -54,7 +54,9 @@ def test_loss_terms_and_gradients_equal_those_of_ultralytics(spec: ModelSpec, ep
     theirs = model_of_ultralytics(spec, ours)
 
     set_epoch(ours, epoch, EPOCHS)
-    loss, terms = compute_loss(ours, targets_from_batch(random_batch(spec.skeleton.keypoints), "cpu"))
+    targets = targets_from_batch(random_batch(spec.skeleton.keypoints), "cpu")
+    targets["img"] = targets["img"].contiguous()  # as theirs lies: the order of memory is that of sums
+    loss, terms = compute_loss(ours, targets)
     loss.backward()
 
     theirs.criterion = theirs.init_criterion()

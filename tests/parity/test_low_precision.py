@@ -15,7 +15,7 @@ from raypose.engine.precision import Precision
 from raypose.engine.schedule import Schedule
 from raypose.engine.step import TrainStep
 from raypose.engine.world import World
-from raypose.model import ModelSpec, build_model, build_optimizer, compute_loss, targets_from_batch
+from raypose.model import ModelSpec, build_model, build_optimizer, compute_loss, normalise_in_one_go, targets_from_batch
 from raypose.structures import COCO_PERSON
 from tests.parity.conftest import random_batch
 
@@ -76,6 +76,8 @@ def test_the_loss_goes_back_in_float32(sync_bn: bool) -> None:
     targets = targets_from_batch(random_batch(17), "cpu")
     targets["img"] = targets["img"][..., :96]
     step(0, [DeviceBatch(targets, ("a", "b", "c"))], updates=0)
+    if not sync_bn:
+        normalise_in_one_go(reference)  # as the step does
     with precision.autocast():
         loss, _ = compute_loss(reference, targets)
     loss.backward()

@@ -75,6 +75,7 @@ def train(
     usual = {"epochs": 1, "batch": 16, "imgsz": 128, "optimizer": "SGD", "lr0": 0.01, "nbs": 16, "warmup_epochs": 0.0}
     config = TrainConfig.model_validate(usual | settings)
     model = build_model(ModelSpec(architecture, SKELETON, ("thing",)), config, seed=0)
+    model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as a run has it
     freeze_layers(model, 0)
     set_train_mode(model)
     optimizer, average = build_optimizer(model, config, STEPS), WeightAverage(model, decay=0.9, tau=1.0)

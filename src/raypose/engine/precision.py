@@ -42,6 +42,11 @@ class Precision:
         names = world.gather(own.name)
         return cls(world.from_leader("float32" if names and "float32" in names else "bfloat16"), own.device_type)
 
+    @property
+    def is_bfloat16_on_cpu(self) -> bool:
+        """Whether layers compute in bfloat16, and on a CPU."""
+        return (self.name, self.device_type) == ("bfloat16", "cpu")
+
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """The context in which forward passes run."""
         if self.name == "float32":

@@ -24,7 +24,7 @@ from raypose.engine.precision import Precision
 from raypose.engine.schedule import StepSchedule
 from raypose.engine.sync_clock import SyncClock
 from raypose.engine.world import World
-from raypose.model import compute_joint_losses, compute_loss, freeze_layers, set_train_mode
+from raypose.model import compute_joint_losses, compute_loss, freeze_layers, normalise_in_one_go, set_train_mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +74,8 @@ class TrainStep:
         self.guard = LossGuard(world, at_once=at_once)
         if train.sync_bn:
             normalise_globally(model, world)
+        elif precision.is_bfloat16_on_cpu and torch.get_num_threads() == 1 and not train.compile:
+            normalise_in_one_go(model)
         self._look_at_what_trains()
 
     def freeze(self, layers: int | tuple[int, ...]) -> None:

@@ -2,6 +2,7 @@
 
 from raypose.model.bfloat16 import compute_in_bfloat16, multiplies_bfloat16
 from raypose.model.export import ExportFormat, ExportMetadata, export_model
+from raypose.model.norm_silu import normalise_in_one_go
 from raypose.model.optimizer import OptimizerChoice, accumulated_batches, build_optimizer, choose_optimizer
 from raypose.model.postprocess import RawPoses, select_poses
 from raypose.model.pretrained import TransferReport, load_model, load_pretrained
@@ -45,6 +46,7 @@ __all__ = [
     "load_pretrained",
     "loss_names",
     "multiplies_bfloat16",
+    "normalise_in_one_go",
     "portable_copy",
     "poses_above",
     "select_poses",

@@ -25,6 +25,7 @@ _numpy_print_options = np.get_printoptions()
 _pil_open = Image.open
 
 from ultralytics.cfg import get_cfg  # noqa: E402
+from ultralytics.nn.modules.conv import Conv, DWConv  # noqa: E402
 from ultralytics.nn.tasks import PoseModel, torch_safe_load  # noqa: E402
 from ultralytics.optim import MuSGD  # noqa: E402
 from ultralytics.utils import __version__ as ultralytics_version  # noqa: E402
@@ -36,7 +37,16 @@ Image.open = _pil_open
 np.set_printoptions(**_numpy_print_options)
 torch.set_printoptions(profile="default")  # type: ignore[no-untyped-call]
 
-__all__ = ["MuSGD", "PoseModel", "byte_tracker", "get_cfg", "torch_safe_load", "ultralytics_version"]
+__all__ = [
+    "Conv",
+    "DWConv",
+    "MuSGD",
+    "PoseModel",
+    "byte_tracker",
+    "get_cfg",
+    "torch_safe_load",
+    "ultralytics_version",
+]
 
 
 def byte_tracker(**settings: Any) -> Any:

@@ -96,8 +96,10 @@ def _ultralytics_args(spec: ModelSpec, train: TrainConfig) -> dict[str, Any]:
 
 def targets_from_batch(batch: Batch, device: torch.device | str) -> dict[str, Tensor]:
     """Ultralytics' batch: images as float 0 to 1, and flat targets, on `device`."""
+    image_B3HW = torch.from_numpy(batch.image_B3HW).to(device, non_blocking=True)
     return {
-        "img": torch.from_numpy(batch.image_B3HW).to(device, non_blocking=True).float().div_(255),
+        # In the order of the layers' memory while a number is a byte; the first one would do it later, to four bytes.
+        "img": image_B3HW.contiguous(memory_format=torch.channels_last).float().div_(255),
         "cls": torch.from_numpy(batch.class_N).to(device, torch.float32).view(-1, 1),
         "bboxes": torch.from_numpy(batch.box_cxcywh_N4).to(device),
         "keypoints": torch.from_numpy(batch.keypoints_NK3).to(device),
