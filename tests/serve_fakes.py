@@ -95,9 +95,15 @@ def config_for(place: str, *overrides: str) -> ServeConfig:
 
 @asynccontextmanager
 async def serving(shelves: Shelves, config: ServeConfig) -> AsyncIterator[tuple[Service, httpx.AsyncClient]]:
-    """A service with the model of its configuration, and a client that calls it in this process."""
+    """A service with the model of its configuration, and a client that calls it in this process.
+
+    It computes on one core, so that who holds the `gate` of a model holds all of it.
+    """
     library = Library(config.compute, opener=comparing(config, shelves.open), locate=shelves.locate)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
     service = Service(config, library, ServeMetrics("r0"))
+    torch.set_num_threads(threads)
     try:
         await service.change(Wanted(config.model, canary=config.canary))
         transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
@@ -105,7 +111,7 @@ async def serving(shelves: Shelves, config: ServeConfig) -> AsyncIterator[tuple[
             yield service, client
     finally:
         for _, model in service.models():
-            model._first._backend.gate.set()  # type: ignore[attr-defined]
+            model._alone[0]._backend.gate.set()  # type: ignore[attr-defined]
         service.close()
 
 

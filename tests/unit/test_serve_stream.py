@@ -202,7 +202,7 @@ def test_a_video_stays_with_the_model_that_began_it_though_that_goes(tmp_path: P
         for name, score in (("a", 0.5), ("b", 0.6), ("c", 0.7)):
             shelves.add(name, score=score)
         held: Any = shelves.places["b"]
-        finder = held._first._backend
+        finder = held._alone[0]._backend
         finder.gate.clear()
         async with serving(shelves, config_for("a", "canary={model: b, share: 0.0}")) as (service, client):
             answer = asyncio.create_task(client.post("/v1/predict/stream?model=canary", content=content))

@@ -129,7 +129,7 @@ def test_a_predictor_that_is_not_needed_any_more_frees_its_memory_at_once(model:
         used = copy.deepcopy(model)
         compute_in_bfloat16(used)
         with torch.inference_mode():
-            used.eval()(torch.zeros(1, 3, 64, 64, dtype=torch.bfloat16))
+            used.eval()(torch.zeros(1, 3, 64, 64))
         backend = TorchBackend(used, ExportMetadata(SPEC, 64, dynamic=True, end2end=False))
         twin, weight = backend.twin(), weakref.ref(list(used.parameters())[-1])  # of the head
         del used, backend, twin

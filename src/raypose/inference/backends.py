@@ -58,7 +58,7 @@ class Backend(Protocol):
 
     @property
     def precision(self) -> Literal["float32", "bfloat16"]:
-        """What its layers compute in."""
+        """What its layers compute in, all but a few in bfloat16."""
 
     @property
     def lanes(self) -> int:
@@ -142,13 +142,13 @@ class TorchBackend:
     """A PyTorch module that is already set up for inference."""
 
     def __init__(self, module: nn.Module, metadata: ExportMetadata) -> None:
-        first = next(module.parameters())
+        dtypes = {parameter.dtype for parameter in module.parameters()}
         self.metadata = metadata
-        self.device_type = first.device.type
-        self.precision: Literal["float32", "bfloat16"] = "bfloat16" if first.dtype == torch.bfloat16 else "float32"
+        self._device = next(module.parameters()).device
+        self.device_type = self._device.type
+        self.precision: Literal["float32", "bfloat16"] = "bfloat16" if torch.bfloat16 in dtypes else "float32"
         self.images_a_call = _images_a_call(self.device_type)
         self._module = module
-        self._device, self._dtype = first.device, first.dtype
 
     @classmethod
     def load(cls, path: Path, options: ComputeOptions) -> TorchBackend:
@@ -186,7 +186,7 @@ class TorchBackend:
     def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
         # A transposed view is channels_last already, which CPUs and tensor cores prefer.
         image_B3HW = torch.from_numpy(canvas_BHW3).to(self._device).permute(0, 3, 1, 2).float().div_(255)
-        output, _ = self._module(image_B3HW.to(self._dtype))
+        output, _ = self._module(image_B3HW)
         return _as_tensor(output)
 
 

@@ -12,16 +12,18 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor, nn
 
 from raypose.config.schema import STRIDE
 from raypose.errors import CheckpointError, ConfigError
+from raypose.model.bfloat16 import parts_in_float32
 from raypose.model.yolo import ModelSpec, inference_view, is_end2end
 
 ExportFormat = Literal["onnx", "openvino", "torchscript"]
@@ -142,7 +144,24 @@ def _write_openvino(graph: nn.Module, example: Tensor, metadata: ExportMetadata,
     converted = openvino.convert_model(traced, input=[shape], example_input=example)
     out.mkdir(parents=True, exist_ok=True)
     openvino.save_model(converted, out / OPENVINO_MODEL, compress_to_fp16=False)
+    _keep_in_float32(out / OPENVINO_MODEL, parts_in_float32(graph))
     (out / METADATA).write_text(metadata.to_json(), encoding="utf-8")
+
+
+def _keep_in_float32(description: Path, modules: Sequence[str]) -> None:
+    """Have OpenVINO compute what came from these modules in float32, whatever precision it is asked for.
+
+    Its mark for that can be read from a file, but not be set from Python.
+    """
+    tree = ElementTree.parse(description)
+    origins = tuple(f"__module.{module}." for module in modules)
+    for operation in tree.iter("layer"):
+        if operation.get("name", "").startswith(origins) and operation.get("type") != "Const":
+            mark = ElementTree.Element("rt_info")
+            ElementTree.SubElement(mark, "attribute", {"name": "precise", "version": "0"})
+            data = operation.find("data")
+            operation.insert(0 if data is None else 1, mark)
+    tree.write(description, encoding="utf-8", xml_declaration=True)
 
 
 def _write_torchscript(graph: nn.Module, example: Tensor, metadata: ExportMetadata, out: Path) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import statistics
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,11 +78,12 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A back end that is ready, and how it was chosen."""
+    """A back end that is ready, and how it was chosen. `lane_backend` is the same for calls in one thread each."""
 
     backend: Backend
     imgsz: int
     trials: tuple[Trial, ...]
+    lane_backend: Backend
 
     @property
     def name(self) -> str:
@@ -99,40 +101,50 @@ def open_compute(path: Path, config: ComputeConfig, scratch: Path) -> Compute:
     imgsz = config.imgsz or reference.metadata.imgsz
     canvas_BHW3 = _probes(imgsz)
     expected = _finite(reference(canvas_BHW3), str(path))
-    opened: dict[str, Backend] = {}
+    opened: dict[str, tuple[Backend, Callable[[], Backend]]] = {}
     trials = []
     for kind, precision in _candidates(reference, config):
         name = f"{kind} {precision}"
+        open_it = partial(_opened, kind, precision, path, config, scratch, imgsz)
         try:
-            is_reference = (kind, precision) == ("torch", "float32")
-            candidate = reference if is_reference else _opened(kind, precision, path, config, scratch, imgsz)
+            candidate = reference if (kind, precision) == ("torch", "float32") else open_it()
             deviation = _deviation(expected, candidate(canvas_BHW3), _classes(candidate))
         except (OSError, MemoryError):  # of the machine, not of this back end
             raise
         except Exception as error:  # those of ONNX Runtime share no base class
             trials.append(Trial(name, 0.0, None, f"fails: {(str(error).splitlines() or [''])[0][:200]}"))
             continue
-        opened[name] = candidate
+        opened[name] = candidate, partial(open_it, one_thread=True)
         trials.append(Trial(name, _time(candidate, canvas_BHW3), deviation, _refusal(deviation, config)))
     agreeing = sorted((trial for trial in trials if not trial.refusal), key=lambda trial: trial.ms_per_image)
     if not agreeing:
         said = "; ".join(f"{trial.name}: {trial.refusal}" for trial in trials)
         raise ConfigError(f"{path}: compute.backend {config.backend}, precision {config.precision}: {said}")
     others = tuple(trial for trial in trials if trial != agreeing[0])
-    return Compute(opened[agreeing[0].name], imgsz, (agreeing[0], *others))
+    backend, open_for_lanes = opened[agreeing[0].name]
+    return Compute(backend, imgsz, (agreeing[0], *others), _for_lanes(backend, open_for_lanes))
+
+
+def _for_lanes(backend: Backend, open_for_lanes: Callable[[], Backend]) -> Backend:
+    """What calls in one thread each. PyTorch's threads are the caller's choice, those of others are made with it."""
+    several = backend.device_type == "cpu" and torch.get_num_threads() > 1
+    return open_for_lanes() if several and not isinstance(backend, TorchBackend) else backend
 
 
 def _open_export(path: Path, config: ComputeConfig) -> Compute:
     """An exported model as it is; whether it agrees with its source was for the export to check."""
     precision: ComputePrecision = "float32" if config.precision == "auto" else config.precision
-    backend = open_backend(path, ComputeOptions(config.device, precision), config.imgsz)
+    options = ComputeOptions(config.device, precision)
+    backend = open_backend(path, options, config.imgsz)
     kind = "openvino" if path.is_dir() else {".onnx": "onnx"}.get(path.suffix, "torchscript")
     if config.backend not in ("auto", kind):
         raise ConfigError(f"{path}: is an export for {kind}; set compute.backend to auto, or serve its checkpoint")
     imgsz = config.imgsz or backend.metadata.imgsz
     canvas_BHW3 = _probes(imgsz)[: backend.images_a_call]
     _finite(backend(canvas_BHW3), str(path))
-    return Compute(backend, imgsz, (Trial(f"{kind} {backend.precision}", _time(backend, canvas_BHW3), None),))
+    trial = Trial(f"{kind} {backend.precision}", _time(backend, canvas_BHW3), None)
+    open_for_lanes = partial(open_backend, path, replace(options, one_thread=True), config.imgsz)
+    return Compute(backend, imgsz, (trial,), _for_lanes(backend, open_for_lanes))
 
 
 def _candidates(reference: TorchBackend, config: ComputeConfig) -> Iterator[tuple[Kind, ComputePrecision]]:
@@ -154,10 +166,17 @@ def _is_installed(kind: Kind, device: str) -> bool:
 
 
 def _opened(
-    kind: Kind, precision: ComputePrecision, path: Path, config: ComputeConfig, scratch: Path, imgsz: int
+    kind: Kind,
+    precision: ComputePrecision,
+    path: Path,
+    config: ComputeConfig,
+    scratch: Path,
+    imgsz: int,
+    *,
+    one_thread: bool = False,
 ) -> Backend:
     """Raises ConfigError where the machine does not have what it takes."""
-    options = ComputeOptions(config.device, precision)
+    options = ComputeOptions(config.device, precision, one_thread=one_thread)
     if kind == "torch":
         return TorchBackend.load(path, options)
     if kind == "openvino":

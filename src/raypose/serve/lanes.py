@@ -1,18 +1,28 @@
-"""Images of many requests meet here: each lane takes what has gathered while it was busy, and waits for no more."""
+"""Images of many requests meet here: each lane takes what has gathered while it was busy, and waits for no more.
+
+On a CPU there are as many lanes as cores, each of which computes in one thread: cores that wait for each other after
+every layer get a tenth less done. Where there is too little to do for all of them, a call has all cores to itself, and
+answers sooner.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+import torch
 
 from raypose.inference import Fitted, Selection
 from raypose.serve.loading import Model
 from raypose.serve.problem import Problem, log_failure
 from raypose.structures import Poses
+
+_GPU_LANES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +57,50 @@ class Job:
         return self.model, self.fitted.canvases[0].shape
 
 
-class WaitingRoom:
-    """Jobs in order of arrival, taken by kinds: the one that has waited longest decides which."""
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """Jobs of one call. `alone`: it may use all cores."""
 
-    def __init__(self) -> None:
+    jobs: list[Job]
+    alone: bool
+
+
+class WaitingRoom:
+    """Jobs in order of arrival, taken by kinds: the one that has waited longest decides which.
+
+    Where `lanes` share the cores of a CPU, it is the first that calls alone: helpers of one thread are as many as there
+    are cores.
+    """
+
+    def __init__(self, lanes: int, *, shares_cores: bool) -> None:
         self._jobs: deque[Job] = deque()
         self._changed = threading.Condition()
         self._closed = False
+        self._turns: list[Turn | None] = [None] * lanes
+        self._shares_cores = shares_cores
 
     def put(self, job: Job) -> None:
         with self._changed:
             self._jobs.append(job)
-            self._changed.notify()
+            self._changed.notify_all()
 
-    def take(self, most: int) -> list[Job]:
-        """The oldest job and others of its kind, as many as one call takes; waits for one. Empty once closed."""
+    def take(self, lane: int, most: int) -> Turn | None:
+        """The oldest job and others of its kind, as many as one call takes; waits for one. None once closed.
+
+        The lane's turn before has ended by then.
+        """
         with self._changed:
+            self._turns[lane] = None
+            self._changed.notify_all()
             while True:
                 while self._jobs and self._jobs[0].given_up:
                     self._jobs.popleft()
-                if self._jobs:
-                    return self._take(most)
-                if self._closed:
-                    return []
+                if not self._jobs:
+                    if self._closed:
+                        return None
+                elif (turn := self._turn(lane, most)) is not None:
+                    self._turns[lane] = turn
+                    return turn
                 self._changed.wait()
 
     def close(self) -> None:
@@ -77,6 +108,20 @@ class WaitingRoom:
         with self._changed:
             self._closed = True
             self._changed.notify_all()
+
+    def _turn(self, lane: int, most: int) -> Turn | None:
+        """None where another lane does better."""
+        if not self._shares_cores:
+            return Turn(self._take(most), alone=False)
+        under_way = sum(turn is not None for turn in self._turns)
+        idle = len(self._turns) - under_way
+        if len(self._jobs) < idle:
+            if lane == 0 and not under_way:
+                return Turn(self._take(most), alone=True)
+            first = self._turns[0]
+            if lane != 0 and (first is None or first.alone):
+                return None
+        return Turn(self._take(min(most, math.ceil(len(self._jobs) / idle))), alone=False)
 
     def _take(self, most: int) -> list[Job]:
         first = self._jobs.popleft()
@@ -91,17 +136,23 @@ class WaitingRoom:
 
 
 class Lanes:
-    """Threads that call models. `observe` hears of each call: its jobs, and its seconds in the model and in all."""
+    """Threads that call models: one for each of `cores`, or with `cores` 0 two for a GPU. While it computes one batch,
+    another one's boxes are sorted out.
+
+    `observe` hears of each call: its jobs, its seconds in the model, those in all, and its share of what can compute.
+    """
 
     def __init__(
         self,
-        count: int,
+        cores: int,
         most: int,
-        observe: Callable[[Sequence[Job], float, float], None],
+        observe: Callable[[Sequence[Job], float, float, float], None],
         *,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        self._room = WaitingRoom()
+        count = cores or _GPU_LANES
+        self._cores = cores
+        self._room = WaitingRoom(count, shares_cores=cores > 1)
         self._most = most
         self._observe = observe
         self._loop = loop
@@ -128,29 +179,34 @@ class Lanes:
             thread.join()
 
     def _work(self, lane: int) -> None:
-        while jobs := self._room.take(self._most):
-            self._answer(lane, jobs)
+        while (turn := self._room.take(lane, self._most)) is not None:
+            if self._cores:
+                torch.set_num_threads(self._cores if turn.alone else 1)
+            self._answer(lane, turn)
             self._called_s[lane] = None
 
-    def _answer(self, lane: int, jobs: Sequence[Job]) -> None:
+    def _answer(self, lane: int, turn: Turn) -> None:
+        jobs = turn.jobs
+        model = jobs[0].model
         taken_s = self._called_s[lane] = time.perf_counter()
         try:
-            found = jobs[0].model.find(lane, [job.fitted for job in jobs], [job.selection for job in jobs])
+            images, selections = [job.fitted for job in jobs], [job.selection for job in jobs]
+            found = model.find(lane, images, selections, alone=turn.alone)
         except Exception as error:  # whatever a runtime throws is one request's misfortune, not the lane's end
             if len(jobs) > 1:
                 for job in jobs:  # only the one that is to blame shall fail
-                    self._answer(lane, [job])
+                    self._answer(lane, replace(turn, jobs=[job]))
                 return
-            model = jobs[0].model
             log_failure({"error": type(error).__name__, "detail": str(error), "version": model.version})
             self._settle([(jobs[0], Problem("internal", f"the model failed on this image: {type(error).__name__}"))])
             model.examine(lane)
             return
-        self._observe(jobs, found.inference_s, found.total_s)
-        share_s = (found.total_s - found.inference_s) / len(jobs)
+        share = 1.0 if turn.alone or not self._cores else 1 / self._cores
+        self._observe(jobs, found.inference_s, found.total_s, share)
+        select_s = (found.total_s - found.inference_s) / len(jobs)
         self._settle(
             [
-                (job, Answer(poses, taken_s - job.queued_s, found.inference_s, share_s, len(jobs)))
+                (job, Answer(poses, taken_s - job.queued_s, found.inference_s, select_s, len(jobs)))
                 for job, poses in zip(jobs, found.poses, strict=True)
             ]
         )

@@ -97,12 +97,21 @@ class Found:
 
 
 class Model:
-    """One version of a model, once for each lane that calls it.
+    """One version of a model, once for calls that have all cores, and once for each lane: of `lane_backend`, where that
+    is another one.
 
     `fault` says why where it fails whatever it is given, as on a GPU that is lost; empty where it does not.
     """
 
-    def __init__(self, version: str, located: Located, backend: Backend, imgsz: int, trials: Sequence[Trial]) -> None:
+    def __init__(
+        self,
+        version: str,
+        located: Located,
+        backend: Backend,
+        imgsz: int,
+        trials: Sequence[Trial],
+        lane_backend: Backend | None = None,
+    ) -> None:
         self.version = version
         self.located = located
         self.trials = tuple(trials)
@@ -113,8 +122,9 @@ class Model:
         self.drift: Drift | None = None
         self.fault = ""
         self._failed_calls = 0
-        self._first = TimedBackend(backend)
-        self._lanes: dict[int, tuple[TimedBackend, Predictor]] = {0: (self._first, self._predictor(self._first))}
+        self._alone = self._timed(backend)
+        self._lane_backend = lane_backend or backend
+        self._lanes: dict[int, tuple[TimedBackend, Predictor]] = {}
         self._lock = threading.Lock()
 
     @property
@@ -124,12 +134,14 @@ class Model:
 
     def fit(self, image: ImageArray, where: str) -> Fitted:
         """`Predictor.fit`, from any thread."""
-        return self._lanes[0][1].fit(image, where)
+        return self._alone[1].fit(image, where)
 
-    def find(self, lane: int, images: Sequence[Fitted], selections: Sequence[Selection]) -> Found:
-        """The people of each image; each lane calls from a thread of its own."""
+    def find(
+        self, lane: int, images: Sequence[Fitted], selections: Sequence[Selection], *, alone: bool = False
+    ) -> Found:
+        """The people of each image; each lane calls from a thread of its own, and one at a time `alone`."""
         try:
-            backend, predictor = self._lane(lane)
+            backend, predictor = self._alone if alone else self._lane(lane)
             start_s, backend.call_s = time.perf_counter(), 0.0
             poses = predictor.predict_fitted(images, selections)
         except Exception:
@@ -151,12 +163,12 @@ class Model:
     def _lane(self, lane: int) -> tuple[TimedBackend, Predictor]:
         with self._lock:
             if lane not in self._lanes:
-                twin = self._first.twin()
-                self._lanes[lane] = twin, self._predictor(twin)
+                self._lanes[lane] = self._timed(self._lane_backend.twin())
             return self._lanes[lane]
 
-    def _predictor(self, backend: TimedBackend) -> Predictor:
-        return Predictor(backend, self.imgsz, conf=0.25, iou=0.7, max_det=300)
+    def _timed(self, backend: Backend) -> tuple[TimedBackend, Predictor]:
+        timed = TimedBackend(backend)
+        return timed, Predictor(timed, self.imgsz, conf=0.25, iou=0.7, max_det=300)
 
 
 Opener = Callable[[Located, ComputeConfig], Model]
@@ -170,7 +182,7 @@ def load(located: Located, config: ComputeConfig) -> Model:
     with tempfile.TemporaryDirectory(prefix="raypose-serve-") as folder, local_model(located.place) as path:
         source = path if is_remote(located.place) else _verified(path, Path(folder, path.name))
         compute = open_compute(source, config, Path(folder))
-        return Model(version_of(source), located, compute.backend, compute.imgsz, compute.trials)
+        return Model(version_of(source), located, compute.backend, compute.imgsz, compute.trials, compute.lane_backend)
 
 
 def comparing(service: ServeConfig, opener: Opener = load) -> Opener:

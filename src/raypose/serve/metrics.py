@@ -43,7 +43,8 @@ class ServeMetrics:
             "drift", "Population stability index of the newest images against the reference set.", "version", "of"
         )
         self._busy = Counter(
-            "raypose_serve_model_busy_seconds", "Time in which the model computed, over all lanes.",
+            "raypose_serve_model_busy_seconds",
+            "Time in which the model computed; of a call on one of n cores an nth.",
             ("replica",), registry=self.registry,
         )  # fmt: skip
         self._pending = self._gauge("queue_images", "Images accepted and not answered yet.")

@@ -85,8 +85,9 @@ class Service:
         self._image_s = 0.02
         # Decoding shares the cores with the model: more threads would only take them from it.
         self._pool = ThreadPoolExecutor(max(1, min(4, os.cpu_count() or 1)), thread_name_prefix="raypose-decode")
-        lanes = 2 if torch.cuda.is_available() and config.compute.device != "cpu" else 1
-        self._lanes = Lanes(lanes, config.compute.batch, self._observe_batch, loop=self._loop)
+        on_gpu = torch.cuda.is_available() and config.compute.device != "cpu"
+        cores = 0 if on_gpu else torch.get_num_threads()
+        self._lanes = Lanes(cores, config.compute.batch, self._observe_batch, loop=self._loop)
 
     async def change(self, wanted: Wanted) -> bool:
         """Serve other models from now on; see `Library.change`."""
@@ -235,9 +236,9 @@ class Service:
         if indices is not None and any(model is serving for _, serving in self.models()):
             self.metrics.drift(model.version, indices)
 
-    def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float) -> None:
-        self._image_s += _SMOOTHING * (total_s / len(jobs) - self._image_s)
-        self.metrics.batch(len(jobs), inference_s)
+    def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float, share: float) -> None:
+        self._image_s += _SMOOTHING * (total_s * share / len(jobs) - self._image_s)
+        self.metrics.batch(len(jobs), inference_s * share)
 
     async def drained(self) -> None:
         """Return once everything that was accepted is answered."""
