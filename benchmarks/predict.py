@@ -4,8 +4,10 @@
 
 For raypose the images lie in a bucket of an S3 server on this machine (Ceph's gateway where it is installed, else
 moto), for Ultralytics in a local folder. `bare` is the back end in a loop over images that are decoded and scaled
-already: in one call at a time on all cores, and in a call on each core; the better one counts. Each command runs on a
-small set and on a large one, and the difference counts, so that starting up does not; `ratio_whole_command` is with it.
+already: in one call at a time on all cores, and in a call on each core; the better one counts. raypose and its bare
+back end compute in bfloat16 where the CPU has it (`--precision`), and Ultralytics in float32, as it does. Each command
+runs on a small set and on a large one, and the difference counts, so that starting up does not; `ratio_whole_command`
+is with it.
 Then the large set is predicted once more, a worker and later the driver killed with -9 and the command given again. The
 last line is JSON, and the whole result a dated file.
 """
@@ -35,7 +37,8 @@ from benchmarks.object_store import s3_server
 from benchmarks.record import PACKAGES, machine, record
 from raypose import api
 from raypose.data.synth import synthesize
-from raypose.inference import Fitted, Predictor, lanes_of
+from raypose.inference import ComputePrecision, Fitted, Predictor, lanes_of
+from raypose.model import multiplies_bfloat16
 from raypose.storage import open_store
 from raypose.vision.decode import decode_rgb
 from tests.s3.servers import SERVER_ENVIRONMENT, client_of
@@ -55,6 +58,9 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--data", type=Path, help="a folder of JPEGs, repeated; drawn people by default")
     parser.add_argument("--workers", type=int, default=1, help="actors; each gets its share of the cores")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16"], default="bfloat16" if multiplies_bfloat16("cpu") else "float32"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/bench-predict"))
     parser.add_argument("--skip", nargs="*", default=[], choices=["yolo", "kill"])
     given = parser.parse_args()
@@ -68,7 +74,8 @@ def main() -> None:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
         result = compare(given) | {"server": server}
     summary = summarise(result)
-    settings = {"images": given.images, "imgsz": IMGSZ, "workers": given.workers, "weights": given.weights.name}
+    settings = {"images": given.images, "imgsz": IMGSZ, "workers": given.workers, "precision": given.precision}
+    settings["weights"] = given.weights.name
     record(
         "predict",
         {"machine": machine(), "settings": settings, "summary": summary, **result},
@@ -82,16 +89,16 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
     model = api.export(given.weights, to="openvino", out=given.work / "model_openvino", imgsz=IMGSZ, dynamic=True)
     folders = write_images(given)
     seconds: dict[str, float] = {}
-    bare = [bare_rates(model, folders["small"])]
+    bare = [bare_rates(model, folders["small"], given.precision)]
     for name in folders:
-        seconds[f"raypose_{name}"] = timed(raypose_command(model, name, f"out-{name}", given.workers))
+        seconds[f"raypose_{name}"] = timed(raypose_command(model, name, f"out-{name}", given))
     if "yolo" not in given.skip:
         for name, folder in folders.items():
             seconds[f"yolo_{name}"] = timed(yolo_command(given, folder))
-    bare.append(bare_rates(model, folders["small"]))
+    bare.append(bare_rates(model, folders["small"], given.precision))
     result: dict[str, Any] = {"seconds": seconds, "bare_images_per_second": bare, "images": given.images}
     if "kill" not in given.skip:
-        result["killed"] = killed(raypose_command(model, "large", "out-killed", given.workers), given)
+        result["killed"] = killed(raypose_command(model, "large", "out-killed", given), given)
     return result
 
 
@@ -143,11 +150,11 @@ def _images(folder: Path | None) -> list[bytes]:
     return images
 
 
-def bare_rates(model: str, folder: Path) -> dict[str, float]:
+def bare_rates(model: str, folder: Path, precision: ComputePrecision) -> dict[str, float]:
     """Images a second of the back end alone, a call at a time and a call on each core."""
     rates = {}
     for name, one_thread in (("all_cores", False), ("each_core", True)):
-        predictor = Predictor.load(model, IMGSZ, device="cpu", one_thread=one_thread)
+        predictor = Predictor.load(model, IMGSZ, device="cpu", precision=precision, one_thread=one_thread)
         canvases = _canvases(predictor, folder)
         _loop(predictor, canvases, BARE_S / 6)
         rates[name] = round(_loop(predictor, canvases, BARE_S), 2)
@@ -187,10 +194,10 @@ def _loop(predictor: Predictor, groups: Sequence[list[Fitted]], seconds: float) 
         return done / (time.perf_counter() - started_s)
 
 
-def raypose_command(model: str, source: str, out: str, workers: int) -> list[str]:
+def raypose_command(model: str, source: str, out: str, given: argparse.Namespace) -> list[str]:
     return [
         str(_BIN / "raypose"), "predict", f"s3://{BUCKET}/{source}", "--model", str(Path(model).absolute()), "--out",
-        f"s3://{BUCKET}/{out}", "--workers", str(workers), "--no-pictures",
+        f"s3://{BUCKET}/{out}", "--workers", str(given.workers), "--precision", given.precision, "--no-pictures",
     ]  # fmt: skip
 
 

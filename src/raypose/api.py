@@ -22,7 +22,7 @@ from raypose.errors import CheckpointError, ConfigError
 from raypose.storage import ObjectStore, is_remote, open_parent, open_store, require_writable
 
 if TYPE_CHECKING:
-    from raypose.batch import OutputFormat, PredictSummary, Progress, VideoFormat
+    from raypose.batch import OutputFormat, PredictPrecision, PredictSummary, Progress, VideoFormat
     from raypose.data.shard_set import ShardSet
     from raypose.engine.lr_finder import RangeTest
     from raypose.evaluate import Evaluation
@@ -99,6 +99,7 @@ def predict(
     device: str = "auto",
     conf: float = 0.25,
     iou: float = 0.7,
+    precision: PredictPrecision = "float32",
     batch: int = 8,
     workers: int | None = None,
     track: bool = False,
@@ -125,13 +126,13 @@ def predict(
     place = locate_model(model)
     place = place if is_remote(place) else str(Path(place).absolute())
     least = tracked_conf(conf) if track else conf
-    candidate = Candidate(place, imgsz, conf=least, iou=iou, max_det=300, device=device, precision="float32")
+    candidate = Candidate(place, imgsz, conf=least, iou=iou, max_det=300, device=device, precision=precision)
     with local_model(place) as local:
         version = version_of(local)
-        settings = Settings(place, version, conf, iou, imgsz, track, pictures, text, video_format, format)
+        settings = Settings(place, version, conf, iou, imgsz, track, pictures, text, video_format, format, precision)
         here = replace(candidate, model=str(local))
-        if workers is not None:  # they may have GPUs that this process has not
-            replace(here, device="cpu").open()  # a model that cannot be used leaves nothing behind
+        if workers is not None:  # they may have GPUs, and bfloat16, that this process has not
+            replace(here, device="cpu", precision="float32").open()  # a model that cannot be used leaves nothing behind
         opened_by = here if workers is None else candidate
         with nullcontext() if workers is None else ray_cluster(max(os.cpu_count() or 1, workers)):
             crew = None if workers is None else Crew(workers, *share_for(alive_nodes(), workers, device))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -11,11 +12,15 @@ import torch
 from ultralytics import YOLO
 from ultralytics.nn.tasks import torch_safe_load
 
+import raypose
+from raypose.batch import PredictPrecision
 from raypose.config.schema import TrainConfig
+from raypose.errors import ConfigError
 from raypose.inference import Predictor
 from raypose.inference.backends import ComputeOptions, TorchBackend
 from raypose.model import ModelSpec, build_model, load_model, multiplies_bfloat16, portable_copy, write_portable
 from raypose.structures import COCO_PERSON, ImageArray, Poses
+from raypose.vision.draw import encode_png
 from tests.parity.conftest import ModelFactory
 
 TRAIN = TrainConfig(imgsz=256)
@@ -76,6 +81,39 @@ def test_bfloat16_moves_nobody_by_half_a_pixel() -> None:
     torch.testing.assert_close(rounded_CA[:4], exact_CA[:4], rtol=0, atol=0.5)
     torch.testing.assert_close(rounded_CA[4], exact_CA[4], rtol=0, atol=0.01)
     torch.testing.assert_close(rounded_CA[5:], exact_CA[5:], rtol=0, atol=0.5)
+
+
+def test_a_folder_is_predicted_in_bfloat16_where_that_is_asked_for(
+    saved: Path, picture: ImageArray, tmp_path: Path
+) -> None:
+    if not multiplies_bfloat16("cpu"):
+        pytest.skip("this CPU has no native bfloat16 arithmetic")
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode_png(picture))
+    people = {}
+    for precision in get_args(PredictPrecision):
+        raypose.predict(saved, photo, tmp_path / precision, device="cpu", precision=precision, pictures=False, conf=0.4)
+        (part,) = (tmp_path / precision / "predictions").iterdir()
+        people[precision] = json.loads(part.read_text())["people"]
+    exact, rounded = people["float32"], people["bfloat16"]
+    assert rounded != exact
+    sure = [person for person in exact if person["score"] > 0.5]
+    assert sure
+    for person in sure:
+        nearest = min(rounded, key=lambda other: np.abs(np.subtract(other["box"], person["box"])).max())
+        assert nearest["score"] == pytest.approx(person["score"], abs=0.05)
+        assert nearest["box"] == pytest.approx(person["box"], abs=3)
+
+
+def test_bfloat16_is_refused_where_it_would_be_emulated(
+    saved: Path, picture: ImageArray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("raypose.inference.backends.multiplies_bfloat16", lambda device_type: False)
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(encode_png(picture))
+    with pytest.raises(ConfigError, match="no native bfloat16"):
+        raypose.predict(saved, photo, tmp_path / "out", device="cpu", precision="bfloat16")
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_allow_list_loader_of_ultralytics_accepts_a_saved_model(saved: Path, spec: ModelSpec) -> None:

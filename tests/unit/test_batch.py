@@ -293,6 +293,18 @@ def test_predictions_of_something_else_are_refused_with_what_differs(tmp_path: P
         predicted(source.parent, tmp_path / "out")
 
 
+def test_predictions_in_another_precision_are_refused(tmp_path: Path) -> None:
+    """And a plan that says nothing of it is one from before there was a choice: float32."""
+    source, out = write_image(tmp_path / "in" / "a.png"), tmp_path / "out"
+    predicted(source, out)
+    plan = json.loads((out / "plan.json").read_text())
+    del plan["settings"]["precision"]
+    (out / "plan.json").write_text(json.dumps(plan))
+    assert predicted(source, out).resumed == 1
+    with pytest.raises(ConfigError, match=r"with precision float32, not bfloat16; .*another --out"):
+        predicted(source, out, replace(PLAIN, precision="bfloat16"))
+
+
 def test_a_plan_that_cannot_be_read_is_said(tmp_path: Path) -> None:
     predicted(write_image(tmp_path / "a.png"), tmp_path / "out")
     (tmp_path / "out/plan.json").write_text('{"version": 99}')

@@ -29,6 +29,8 @@ _VERSION = 1
 
 VideoFormat = Literal["mp4", "webm"]
 OutputFormat = Literal["jsonl", "parquet"]
+PredictPrecision = Literal["float32", "bfloat16"]
+"""Without an `auto`: on nodes of several kinds it would depend on which of them had an image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +47,7 @@ class Settings:
     text: KeypointText = "none"
     video_format: VideoFormat = "mp4"
     format: OutputFormat = "jsonl"
+    precision: PredictPrecision = "float32"
 
 
 @dataclass(frozen=True, slots=True)

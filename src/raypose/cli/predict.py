@@ -32,6 +32,10 @@ def predict(
     iou: Annotated[float, typer.Option(min=0.0, max=1.0, help="IoU above which the worse box goes.")] = 0.7,
     imgsz: Annotated[int | None, typer.Option(help="Image side in pixels; by default the model's own.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    precision: Annotated[
+        Literal["float32", "bfloat16"],
+        typer.Option(help="What layers compute in; bfloat16 takes half the time where the hardware has it."),
+    ] = "float32",
     batch: Annotated[int, typer.Option(min=1, help="Images predicted at a time.")] = 8,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Have so many Ray workers predict; by default this process does.")
@@ -58,6 +62,7 @@ def predict(
             out,
             imgsz=imgsz,
             device=device,
+            precision=precision,
             conf=conf,
             iou=iou,
             batch=batch,
