@@ -57,12 +57,12 @@ def test_an_exported_model_finds_the_same_keypoints(
         np.testing.assert_array_equal(ours.class_N, theirs.class_N)
 
 
-@pytest.mark.parametrize(("spec", "nms_free"), [(DENSE, False), (END2END, False), (END2END, True)])
+@pytest.mark.parametrize(("model_spec", "nms_free"), [(DENSE, False), (END2END, False), (END2END, True)])
 def test_openvino_is_told_which_layers_stay_float32(
-    spec: ModelSpec, nms_free: bool, lively_model: ModelFactory, tmp_path: Path
+    model_spec: ModelSpec, nms_free: bool, lively_model: ModelFactory, tmp_path: Path
 ) -> None:
     """Every convolution of the first layers and of the branch for scores, and none of the others."""
-    export_model(lively_model(spec), spec, 256, "openvino", tmp_path / "m", dynamic=True, nms_free=nms_free)
+    export_model(lively_model(model_spec), model_spec, 256, "openvino", tmp_path / "m", dynamic=True, nms_free=nms_free)
     marked = {
         str(operation.get("name")): operation.find("rt_info/attribute[@name='precise']") is not None
         for operation in ElementTree.parse(tmp_path / "m/model.xml").iter("layer")
@@ -74,14 +74,14 @@ def test_openvino_is_told_which_layers_stay_float32(
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-@pytest.mark.parametrize(("spec", "nms_free"), [(DENSE, False), (END2END, False), (END2END, True)])
+@pytest.mark.parametrize(("model_spec", "nms_free"), [(DENSE, False), (END2END, False), (END2END, True)])
 def test_what_computes_in_bfloat16_are_the_other_layers(
-    spec: ModelSpec, nms_free: bool, precision: ComputePrecision, lively_model: ModelFactory
+    model_spec: ModelSpec, nms_free: bool, precision: ComputePrecision, lively_model: ModelFactory
 ) -> None:
     if precision == "bfloat16" and not multiplies_bfloat16("cpu"):
         pytest.skip("this CPU has no bfloat16 arithmetic (avx512_bf16 or amx)")
     options = ComputeOptions("cpu", precision, nms_free=nms_free)
-    backend = TorchBackend.of_copy(lively_model(spec), spec, 256, options)
+    backend = TorchBackend.of_copy(lively_model(model_spec), model_spec, 256, options)
     exact = re.compile(r"model\.([01]|23\.(one2one_)?cv3|23\.dfl)\.")
     for name, parameter in backend._module.named_parameters():
         if "flow_model" not in name:
