@@ -106,8 +106,9 @@ def test_the_figures_of_the_readme_are_those_of_the_newest_results() -> None:
         return next(figures for name, figures in found.items() if name.startswith(beginning))
 
     accuracy, checkpoint, loader = newest("accuracy"), newest("checkpoint"), newest("loader")
-    evaluate, predict = newest("evaluate"), newest("predict")["summary"]
-    serve, serve_float32 = newest("serve")["summary"], newest("serve", "-one-core")["summary"]
+    evaluate = newest("evaluate")
+    serve, serve_float32 = (newest("serve", machine)["summary"] for machine in ("", "-one-core"))
+    predict, predict_float32 = (newest("predict", machine)["summary"] for machine in ("", "-one-core"))
     train, train_float32 = newest("train_cpu"), newest("train_cpu", "-one-core")
     assert newest("chaos")["same"] and newest("chaos")["faults"] == 100
     assert row("accuracy") == rounded(accuracy["synth"]["ratio"], accuracy["lspet"]["ratio"], digits=2)
@@ -123,7 +124,7 @@ def test_the_figures_of_the_readme_are_those_of_the_newest_results() -> None:
     assert row("`raypose serve`") == rounded(
         *(one[key] for one in (serve, serve_float32) for key in ("ratio", "ratio_litserve")), digits=1
     )
-    assert row("`raypose predict`") == rounded(predict["ratio_yolo"], digits=1)
+    assert row("`raypose predict`") == rounded(predict["ratio_yolo"], predict_float32["ratio_yolo"], digits=1)
     assert newest("tune_overhead")["overhead"] <= 0, "a sweep is no slower"
 
 
