@@ -7,9 +7,8 @@ moto), for Ultralytics in a local folder. `bare` is the back end in a loop over 
 already: in one call at a time on all cores, and in a call on each core; the better one counts. raypose and its bare
 back end compute in bfloat16 where the CPU has it (`--precision`), and Ultralytics in float32, as it does. Each command
 runs on a small set and on a large one, and the difference counts, so that starting up does not; `ratio_whole_command`
-is with it.
-Then the large set is predicted once more, a worker and later the driver killed with -9 and the command given again. The
-last line is JSON, and the whole result a dated file.
+is with it. Then the large set is predicted once more, a worker and later the driver killed with -9 and the command
+given again. The last line is JSON, and the whole result a dated file.
 """
 
 from __future__ import annotations
@@ -74,8 +73,8 @@ def main() -> None:
         os.environ["AWS_ENDPOINT_URL"] = endpoint
         result = compare(given) | {"server": server}
     summary = summarise(result)
-    settings = {"images": given.images, "imgsz": IMGSZ, "workers": given.workers, "precision": given.precision}
-    settings["weights"] = given.weights.name
+    asked = {name: getattr(given, name) for name in ("images", "workers", "precision")}
+    settings = {**asked, "imgsz": IMGSZ, "weights": given.weights.name}
     record(
         "predict",
         {"machine": machine(), "settings": settings, "summary": summary, **result},

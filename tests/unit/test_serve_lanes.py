@@ -13,10 +13,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 
 from raypose.inference import Selection
 from raypose.serve.lanes import Job, WaitingRoom
-from tests.serve_fakes import Shelves
+from raypose.serve.loading import Located, Model
+from raypose.structures import ImageArray
+from tests.serve_fakes import RedSquareFinder, Shelves
 
 MOST = 8
 
@@ -122,6 +125,23 @@ def test_images_of_other_kinds_keep_their_order() -> None:
     room = room_of(1, kinds, shares_cores=False)
     turns = [room.take(0, MOST) for _ in range(3)]
     assert [turn.jobs for turn in turns if turn] == [[kinds[0], kinds[2]], [kinds[1]], [kinds[3]]]
+
+
+class Broken(RedSquareFinder):
+    """Fails whatever it is given."""
+
+    def __call__(self, canvas_BHW3: ImageArray) -> Tensor:
+        raise RuntimeError("gone")
+
+
+def test_a_back_end_for_lone_images_that_broke_is_at_fault_though_that_of_lanes_works() -> None:
+    model = Model("v", Located("a", ""), Broken(0.9), 64, (), RedSquareFinder(0.9))
+    (job,) = jobs(1, model)
+    for _ in range(3):
+        with pytest.raises(RuntimeError, match="gone"):
+            model.find(0, [job.fitted], [job.selection], alone=True)
+    model.examine(0, alone=True)
+    assert "on a grey image: RuntimeError" in model.fault
 
 
 @given(lanes=st.integers(1, 5), shares=st.booleans(), counts=st.lists(st.integers(0, 9), max_size=5))

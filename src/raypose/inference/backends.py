@@ -40,7 +40,7 @@ _CPU_IMAGES_A_CALL = 4
 at a time take no less (yolo11n-pose, 640 px, one thread)."""
 _GPU_IMAGES_A_CALL = 1024
 """All there are: a GPU wants them together, and the caller's batch is the limit."""
-_GPU_LANES = 2
+GPU_LANES = 2
 """While the GPU computes one batch, another one's boxes are sorted out."""
 
 
@@ -177,7 +177,7 @@ class TorchBackend:
 
     @property
     def lanes(self) -> int:
-        return torch.get_num_threads() if self._device.type == "cpu" else _GPU_LANES
+        return torch.get_num_threads() if self._device.type == "cpu" else GPU_LANES
 
     def twin(self) -> TorchBackend:
         return TorchBackend(inference_view(self._module), self.metadata)
@@ -210,7 +210,7 @@ class TorchScriptBackend:
         self.metadata = ExportMetadata.from_json(extra[METADATA], path)
         self.device_type = self._device.type
         self.images_a_call = _images_a_call(self.device_type) if self.metadata.dynamic else 1
-        self.lanes = options.lanes if self.device_type == "cpu" else _GPU_LANES
+        self.lanes = options.lanes if self.device_type == "cpu" else GPU_LANES
 
     def twin(self) -> TorchScriptBackend:
         return self  # a call changes nothing
@@ -273,7 +273,7 @@ class OnnxBackend:
         self.device_type = "cpu" if wanted == _ON_CPU else "cuda"
         most = _images_a_call(self.device_type) if profile is None else profile.batch
         self.images_a_call = most if self.metadata.dynamic else 1
-        self.lanes = options.lanes if self.device_type == "cpu" else _GPU_LANES
+        self.lanes = options.lanes if self.device_type == "cpu" else GPU_LANES
 
     def twin(self) -> OnnxBackend:
         return self  # a session serves several threads

@@ -18,11 +18,10 @@ from dataclasses import dataclass, field, replace
 import torch
 
 from raypose.inference import Fitted, Selection
+from raypose.inference.backends import GPU_LANES
 from raypose.serve.loading import Model
 from raypose.serve.problem import Problem, log_failure
 from raypose.structures import Poses
-
-_GPU_LANES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,21 +135,20 @@ class WaitingRoom:
 
 
 class Lanes:
-    """Threads that call models: one for each of `cores`, or with `cores` 0 two for a GPU. While it computes one batch,
-    another one's boxes are sorted out.
+    """Threads that call models: one for each of `cores`, or with `cores` 0 those that keep a GPU busy.
 
-    `observe` hears of each call: its jobs, its seconds in the model, those in all, and its share of what can compute.
+    `observe` hears of each call: its jobs, and its seconds in the model and in all; of a call on one of n cores an nth.
     """
 
     def __init__(
         self,
         cores: int,
         most: int,
-        observe: Callable[[Sequence[Job], float, float, float], None],
+        observe: Callable[[Sequence[Job], float, float], None],
         *,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        count = cores or _GPU_LANES
+        count = cores or GPU_LANES
         self._cores = cores
         self._room = WaitingRoom(count, shares_cores=cores > 1)
         self._most = most
@@ -199,10 +197,10 @@ class Lanes:
                 return
             log_failure({"error": type(error).__name__, "detail": str(error), "version": model.version})
             self._settle([(jobs[0], Problem("internal", f"the model failed on this image: {type(error).__name__}"))])
-            model.examine(lane)
+            model.examine(lane, alone=turn.alone)
             return
         share = 1.0 if turn.alone or not self._cores else 1 / self._cores
-        self._observe(jobs, found.inference_s, found.total_s, share)
+        self._observe(jobs, found.inference_s * share, found.total_s * share)
         select_s = (found.total_s - found.inference_s) / len(jobs)
         self._settle(
             [

@@ -150,13 +150,14 @@ class Model:
         self._failed_calls, self.fault = 0, ""
         return Found(poses, backend.call_s, time.perf_counter() - start_s)
 
-    def examine(self, lane: int) -> None:
-        """After several failed calls in a row, find out by a grey image whether the model is at fault or its images."""
+    def examine(self, lane: int, *, alone: bool = False) -> None:
+        """After several failed calls in a row, find out by a grey image, called like the last of them, whether the
+        model is at fault or its images."""
         if self.fault or self._failed_calls < _SUSPECT:
             return
         grey_HW3 = np.full((self.imgsz, self.imgsz, 3), PAD_VALUE, np.uint8)
         try:
-            self.find(lane, [self.fit(grey_HW3, "grey")], [_GREY])
+            self.find(lane, [self.fit(grey_HW3, "grey")], [_GREY], alone=alone)
         except Exception as error:
             self.fault = f"{self._failed_calls} calls in a row failed, the last on a grey image: {type(error).__name__}"
 

@@ -236,9 +236,9 @@ class Service:
         if indices is not None and any(model is serving for _, serving in self.models()):
             self.metrics.drift(model.version, indices)
 
-    def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float, share: float) -> None:
-        self._image_s += _SMOOTHING * (total_s * share / len(jobs) - self._image_s)
-        self.metrics.batch(len(jobs), inference_s * share)
+    def _observe_batch(self, jobs: Sequence[Job], inference_s: float, total_s: float) -> None:
+        self._image_s += _SMOOTHING * (total_s / len(jobs) - self._image_s)
+        self.metrics.batch(len(jobs), inference_s)
 
     async def drained(self) -> None:
         """Return once everything that was accepted is answered."""
