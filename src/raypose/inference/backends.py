@@ -316,7 +316,11 @@ class OpenVinoBackend:
             compiled = core.compile_model(model, "CPU", settings)
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not an OpenVINO model of raypose: {_first_line(error)}") from error
-        return cls(compiled, ExportMetadata.from_json(text, path), options)
+        backend = cls(compiled, ExportMetadata.from_json(text, path), options)
+        # The Python side of OpenVINO completes itself during the first call of a process, and hangs for ever where the
+        # first ones of two threads meet there. So one is over before there are lanes.
+        backend(np.zeros((1, backend.metadata.imgsz, backend.metadata.imgsz, 3), np.uint8))
+        return backend
 
     def twin(self) -> OpenVinoBackend:
         return OpenVinoBackend(self._compiled, self.metadata, self._options)
