@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 import pickle
@@ -90,6 +91,7 @@ class _Actor:
         predictor = open_predictor()
         self._root, self._out = plan.root, open_store(out)
         self._work = PartWork(plan, self._out, predictor, Lanes(predictor), batch=batch)
+        gc.freeze()  # a million objects of libraries: to look through them again and again stops all threads for .3 s
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         part = Part.from_dict(json.loads(row["part"]))
@@ -117,7 +119,8 @@ def require_shared(root: str, out: ObjectStore) -> None:
 
 
 def _be_quiet(context: Any) -> None:
-    """Ray Data draws bars of its own, and warns where they are turned off."""
+    """Ray Data draws bars of its own, and warns where they are turned off; and it measures what nobody reads."""
     context.enable_progress_bars = False
+    context.memory_usage_poll_interval_s = None  # adds up all pages of a worker every second, for a report of its own
     for name, level in (("ray.data", logging.WARNING), ("ray.data._internal.progress", logging.ERROR)):
         logging.getLogger(name).setLevel(level)

@@ -6,7 +6,7 @@ Coordinates are continuous pixels: (0, 0) is the outer corner of the first pixel
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeVar, cast
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -57,13 +57,15 @@ class Letterbox:
 
     def apply(self, image: ImageArray) -> ImageArray:
         """Scale and pad an HW3 image of the size this letterbox was fitted to."""
-        if (self.width, self.height) != (self.scaled_width, self.scaled_height):
-            image = cast(
-                ImageArray,
-                cv2.resize(image, (self.scaled_width, self.scaled_height), interpolation=cv2.INTER_LINEAR),
-            )
-        canvas = np.full((self.canvas_height, self.canvas_width, 3), PAD_VALUE, np.uint8)
-        canvas[self.top : self.top + self.scaled_height, self.left : self.left + self.scaled_width] = image
+        canvas = np.empty((self.canvas_height, self.canvas_width, 3), np.uint8)
+        bottom, right = self.top + self.scaled_height, self.left + self.scaled_width
+        inner = canvas[self.top : bottom, self.left : right]
+        if (self.width, self.height) == (self.scaled_width, self.scaled_height):
+            inner[:] = image
+        else:
+            cv2.resize(image, (self.scaled_width, self.scaled_height), dst=inner, interpolation=cv2.INTER_LINEAR)
+        for border in (canvas[: self.top], canvas[bottom:], canvas[:, : self.left], canvas[:, right:]):
+            border.fill(PAD_VALUE)
         return canvas
 
     def to_canvas(self, xy: FloatArray) -> FloatArray:
