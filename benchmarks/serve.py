@@ -4,9 +4,9 @@
 
 Closed loop: each client asks again when it is answered, on one connection, with the images in turn. Contestants run one
 after the other, each for all numbers of clients. The clients share the machine with the server, as small as can be.
-LitServe lives in .peers/ (`make peers`). `overhead_ms` is what one client waits beyond the bare back end's call: the two
-take turns on the machine, the service idle meanwhile, and the median difference counts, because a shared machine changes
-its speed within seconds. The last line is JSON; results and a plot are dated files in results/.
+LitServe lives in .peers/ (`make peers`). `overhead_ms` is what one client waits beyond the bare back end's call. The
+two take turns, the service idle meanwhile, and the median difference counts: a shared machine changes its speed within
+seconds. The last line is JSON; results and a plot are dated files in results/.
 """
 
 from __future__ import annotations
