@@ -7,6 +7,7 @@ import json
 import logging
 import pickle
 import socket
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -53,18 +54,20 @@ def predict_on_ray(
     _be_quiet(ray.data.DataContext.get_current())
     rows = [{"part": json.dumps(part.to_dict())} for part in parts]
     blocks = ray.data.from_items(rows, override_num_blocks=min(len(rows), _MOST_BLOCKS))
-    done = blocks.map(
-        _Actor,
-        fn_constructor_args=(replace(plan, parts=()), out, open_predictor, batch, crew.cpus),
-        compute=ray.data.ActorPoolStrategy(
-            size=min(crew.workers, len(parts)),
-            max_concurrent_calls_per_actor=_PARTS_AT_A_TIME,
-            enable_true_multi_threading=True,
-        ),
-        num_cpus=crew.cpus,
-        num_gpus=crew.gpus or None,
-        max_task_retries=_ATTEMPTS - 1,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="`ray_remote_args`")  # no named parameter sets max_task_retries
+        done = blocks.map(
+            _Actor,
+            fn_constructor_args=(replace(plan, parts=()), out, open_predictor, batch, crew.cpus),
+            compute=ray.data.ActorPoolStrategy(
+                size=min(crew.workers, len(parts)),
+                max_concurrent_calls_per_actor=_PARTS_AT_A_TIME,
+                enable_true_multi_threading=True,
+            ),
+            num_cpus=crew.cpus,
+            num_gpus=crew.gpus or None,
+            max_task_retries=_ATTEMPTS - 1,
+        )
     by_number = {part.number: part for part in parts}
     try:
         for row in done.iter_rows():
