@@ -28,7 +28,7 @@ from raypose.storage.scratch import scratch_folder
 from raypose.telemetry import Notice, Reporter, WorkersFailed, WorkersStarting
 from raypose.telemetry.listeners import reporting
 
-_POLL_S = 0.3
+_POLL_S = 0.5
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -168,14 +168,17 @@ def _watch(
     # A daemon, so that a second Ctrl-C does not have to wait for it.
     threading.Thread(target=fit_and_tell, name="raypose-fit", daemon=True).start()
     with _stop_signals(monitor):
-        while not (fitting.done() or ray.get(monitor.is_given_up.remote())):
-            for event in ray.get(monitor.drain.remote()):
+        is_given_up = False
+        while not (fitting.done() or is_given_up):
+            events, is_given_up = ray.get(monitor.news.remote())
+            for event in events:
                 report(event)
             if should_stop():
                 monitor.request_stop.remote()
             nodes.look()
             wait([fitting], timeout=_POLL_S)
-        for event in ray.get(monitor.drain.remote()):
+        events, _ = ray.get(monitor.news.remote())
+        for event in events:
             report(event)
         return fitting.exception() if fitting.done() else None
 

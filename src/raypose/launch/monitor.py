@@ -50,8 +50,12 @@ class RunMonitor:
             if event.cause == "worker_lost":  # NCCL ends a process that has waited in vain before it could say for whom
                 self._events.append(Notice(f"where the workers were last heard of: {self.standing()}"))
 
+    def news(self) -> tuple[list[Event], bool]:
+        """Driver: what `drain` and `is_given_up` say, in one call: several a second would take time from training."""
+        return self.drain(), self.is_given_up()
+
     def drain(self) -> list[Event]:
-        """Driver: what happened since the last call; that a worker has fallen silent, or that none starts, too."""
+        """What happened since the last call; that a worker has fallen silent, or that none starts, too."""
         events, self._events = self._events, []
         silent = self._heartbeats.newly_silent(time.monotonic())
         events += [Notice(f"not heard of for {SILENT_AFTER_S:.0f} s: {beat}") for beat in silent]
@@ -92,7 +96,7 @@ class RunMonitor:
         self._give_up_waiting()
 
     def is_given_up(self) -> bool:
-        """Driver: whether the run was to stop while it waited for workers: nobody needs to wait for them any more."""
+        """Whether the run was to stop while it waited for workers: nobody needs to wait for them any more."""
         return self._stop_requested and self._waits_since_s is not None
 
     def stop_requested(self) -> bool:
