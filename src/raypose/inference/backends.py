@@ -313,13 +313,12 @@ class OpenVinoBackend:
             text = (path / METADATA).read_text(encoding="utf-8")
             core = openvino.Core()
             model = _taking_canvases(openvino, core.read_model(str(path / OPENVINO_MODEL)))
-            compiled = core.compile_model(model, "CPU", settings)
+            backend = cls(core.compile_model(model, "CPU", settings), ExportMetadata.from_json(text, path), options)
+            # The Python side of OpenVINO completes itself during the first call of a process, and hangs for ever where
+            # the first ones of two threads meet there. So one is over before there are lanes.
+            backend(np.zeros((1, backend.metadata.imgsz, backend.metadata.imgsz, 3), np.uint8))
         except (OSError, RuntimeError) as error:
             raise CheckpointError(f"{path}: not an OpenVINO model of raypose: {_first_line(error)}") from error
-        backend = cls(compiled, ExportMetadata.from_json(text, path), options)
-        # The Python side of OpenVINO completes itself during the first call of a process, and hangs for ever where the
-        # first ones of two threads meet there. So one is over before there are lanes.
-        backend(np.zeros((1, backend.metadata.imgsz, backend.metadata.imgsz, 3), np.uint8))
         return backend
 
     def twin(self) -> OpenVinoBackend:
